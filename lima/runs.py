@@ -1,0 +1,102 @@
+"""Where a run keeps what: `runs/<name>/` with recipe.yaml, metrics.jsonl, checkpoint-<step>/ and generations/."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lima import UserError
+
+LIBRARIES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "peft", "bitsandbytes")
+
+
+def write_text(path, text):
+    """Writes beside `path` and renames, so that no reader ever sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_jsonl(path, rows):
+    """A JSON object a line, whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path):
+    """The rows of a file that this repo wrote."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def parse_epochs(text):
+    """`"5-10"`, `"3"`, `"1,4-6"`, `"none"` or `"all"` → a predicate over epoch numbers (from 1)."""
+    if text in ("all", "none"):
+        return lambda epoch: text == "all"
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise UserError(f"keep_epochs: expected epochs such as 5-10, 3, 1,4-6, all or none; found {text!r}")
+    spans = [tuple(map(int, part.split("-"))) for part in text.split(",")]
+    return lambda epoch: any(span[0] <= epoch <= span[-1] for span in spans)
+
+
+def checkpoints(run):
+    """The run's checkpoint folders that hold weights, oldest first."""
+    found = [p for p in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    found = [p for p in found if any(p.glob("*.safetensors"))]
+    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+
+def newest_checkpoint(run):
+    """The last checkpoint of a run, or `run` itself if it is a folder with a model in it."""
+    run = Path(run)
+    if (run / "config.json").exists():
+        return run
+    found = checkpoints(run)
+    if not found:
+        have = ", ".join(sorted(p.name for p in Path("runs").glob("*"))) or "none yet"
+        raise UserError(f"{run}: no checkpoint there; runs here: {have}; train one with `make sft-NAME`")
+    return found[-1]
+
+
+def refuse_finished(run, overwrite, resume):
+    """Raises `UserError` if training into `run` would mix with, or lose, what another run left there."""
+    if checkpoints(run) and not (overwrite or resume):
+        raise UserError(
+            f"{run}: holds {len(checkpoints(run))} checkpoints of an earlier run; continue it with "
+            f"--resume_from_checkpoint {checkpoints(run)[-1]}, train beside it with --run_name NAME, or replace it with "
+            "--overwrite true"
+        )
+
+
+def clear(run, overwrite):
+    """Removes an earlier run's checkpoints and answers, where the recipe says that they may go."""
+    if overwrite:
+        for path in [*checkpoints(run), *Path(run).glob("generations/checkpoint-*")]:
+            shutil.rmtree(path)
+
+
+def versions():
+    """Library → installed version, for the record of a run."""
+    out = {}
+    for name in LIBRARIES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def git_commit():
+    """The commit that runs, with `+` if files differ from it; None outside a checkout."""
+
+    def git(*words):
+        here = Path(__file__).resolve().parent
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
