@@ -1,0 +1,116 @@
+"""The numbers of a run: `metrics.jsonl` (a line a logged step) and Weights & Biases, which gets the same numbers."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from transformers import ProgressCallback, TrainerCallback
+
+from lima import runs
+
+
+def start_wandb(recipe, record):
+    """Starts the W&B run that the Trainer's own callback then logs to; offline unless a key is there.
+
+    `record` is what `recipe.yaml` holds: the resolved recipe, dataset fingerprint and counts, versions, commit.
+    Returns the run, or None where `report_to` does not name wandb.
+    """
+    if not wants_wandb(recipe):
+        return None
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ["WANDB_DISABLE_CODE"] = "true"
+    family = Path(recipe.config).parent.name
+    return wandb.init(
+        mode=mode,
+        project=os.environ.get("WANDB_PROJECT", "lima"),
+        name=recipe.run_name,
+        dir=recipe.output_dir,
+        config=record,
+        group=Path(recipe.config).stem if family == "recipes" else family,
+        job_type="sft",
+        tags=[Path(recipe.config).stem, Path(str(recipe.dataset)).stem],
+        settings=wandb.Settings(console="off"),
+    )
+
+
+def wants_wandb(recipe):
+    report_to = [recipe.report_to] if isinstance(recipe.report_to, str) else recipe.report_to or []
+    return "wandb" in report_to or "all" in report_to
+
+
+def _has_key():
+    import wandb
+
+    try:
+        return wandb.login(prompt=False)
+    except Exception:  # an unreadable netrc or a malformed key must not cost a run
+        return False
+
+
+class MetricsFile(TrainerCallback):
+    """Appends every log to `metrics.jsonl`, with tokens/s since the last one, and tells the Trainer's log the same."""
+
+    def __init__(self, folder):
+        self.path = Path(folder) / "metrics.jsonl"
+        self.time = self.tokens = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.time, self.tokens = time.perf_counter(), 0
+        if state.is_world_process_zero and state.global_step == 0:
+            self.path.unlink(missing_ok=True)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs and "num_tokens" in logs:
+            now = time.perf_counter()
+            logs["tokens_per_second"] = round((logs["num_tokens"] - self.tokens) / (now - self.time), 1)
+            self.time, self.tokens = now, logs["num_tokens"]
+        if state.is_world_process_zero and logs:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.time = time.perf_counter()  # held-out loss is not training time
+
+
+class Progress(ProgressCallback):
+    """The Trainer's bar with loss and speed in it, instead of a dictionary a step above it."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and logs and "loss" in logs:
+            shown = {"loss": f"{logs['loss']:.3f}", "rate": f"{logs['learning_rate']:.1e}"}
+            if "tokens_per_second" in logs:
+                shown["tok/s"] = f"{logs['tokens_per_second']:,.0f}"
+            self.training_bar.set_postfix(shown)
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        pass
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        super().on_evaluate(args, state, control, **kwargs)
+        if self.training_bar is not None and metrics:
+            self.training_bar.write(f"epoch {metrics.get('epoch', 0):<4.3g} held-out loss {metrics['eval_loss']:.3f}")
+
+
+def record(recipe, data, encoded):
+    """What `runs/<name>/recipe.yaml` keeps and W&B's config gets."""
+    return {
+        "config": recipe.config,
+        "recipe": recipe.given,
+        "dataset": {
+            "name": data.name,
+            "revision": recipe.dataset_revision,
+            "fingerprint": data.fingerprint,
+            "rows": len(encoded.rows),
+            "sources": encoded.sources,
+            "trimmed": len(encoded.trimmed),
+            "dropped": len(encoded.dropped),
+            "tokens": sum(encoded.lengths),
+        },
+        "versions": runs.versions(),
+        "commit": runs.git_commit(),
+    }
