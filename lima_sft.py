@@ -1,0 +1,171 @@
+#!/usr/bin/env python
+# make quickstart ends at held-out loss 2.9 or below, with at least 80 % of unseen prompts answered and ended by EOT.
+"""Supervised fine-tuning after LIMA (arXiv 2305.11206): recipe in, checkpoints out.
+
+python lima_sft.py --config recipes/quickstart.yaml [--key value …]     (--help for what a recipe can say)
+"""
+
+import os
+import sys
+import time
+import warnings
+
+from lima import UserError, conversations, exit_codes, recipe, runs, turns
+
+
+def main(argv):
+    if {"-h", "--help", "--help-all"} & set(argv):
+        return print(recipe.help_text(all_fields="--help-all" in argv))
+    args = recipe.load([word.replace("--dry-run", "--dry_run") for word in argv])
+
+    # ---- the plan: nothing is downloaded before the machine is known to hold the run ------------------------------
+    from lima.train import plan
+
+    if not args.dry_run:
+        runs.refuse_finished(args.output_dir, args.overwrite, args.resume_from_checkpoint)
+    here = plan.machine()
+    batch = plan.split_batch(args, here.ranks)
+    count, need = plan.check_fit(args, here, batch)
+    data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
+    tokenizer = load_tokenizer(args)
+    encoded = encode(args, tokenizer, data.rows)
+    heldout = load_heldout(args, tokenizer)
+    data.notes += contamination(args, data.rows)
+    if here_is_first():
+        plan.show(args.run_name, plan.lines(args, data, encoded, batch, here, count, need))
+    if args.dry_run:
+        return
+    train(args, tokenizer, data, encoded, heldout, batch, here)
+
+
+def load_tokenizer(args):
+    """The prepared base's tokenizer; an unprepared base is an error that names the target which prepares it."""
+    from transformers import AutoTokenizer
+
+    name = args.config.removeprefix("recipes/").removesuffix(".yaml")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    except (OSError, ValueError):
+        raise UserError(f"{args.model_name_or_path}: no base there; prepare it with `make base-{name}`") from None
+    turns.check_base(tokenizer, args.model_name_or_path, name)
+    return tokenizer
+
+
+def encode(args, tokenizer, rows):
+    return turns.encode_all(tokenizer, rows, args.max_length, args.loss_on, args.over_length)
+
+
+def load_heldout(args, tokenizer):
+    """Held-out examples, tokenised like the training ones (trimmed, never dropped); None without any."""
+    if not args.heldout:
+        return None
+    rows = conversations.load(args.heldout).rows
+    return turns.encode_all(tokenizer, rows, args.max_length, args.loss_on).rows
+
+
+def contamination(args, rows):
+    """A note for every dev or test prompt that is trained on."""
+    notes = []
+    for name in filter(None, (args.dev_prompts, args.test_prompts)):
+        for prompt, row in conversations.contaminated(rows, conversations.load_prompts(name, "test")):
+            notes.append(f"warning: prompt {prompt} of {name} is training row {row}")
+    return notes
+
+
+def train(args, tokenizer, data, encoded, heldout, batch, here):
+    from datasets import Dataset
+    from transformers import ProgressCallback
+    from transformers.integrations import get_reporting_integration_callbacks
+    from trl import ModelConfig, SFTConfig, SFTTrainer
+
+    from lima.train import checkpoints, dropout, malloc, tracking
+
+    # ---- arguments before the model, so that under ZeRO-3 it loads partitioned -------------------------------------
+    malloc.keep_freed_memory()
+    config = recipe.build(
+        args,
+        SFTConfig,
+        gradient_accumulation_steps=batch.accumulation,
+        per_device_train_batch_size=batch.micro,
+        max_length=None,  # turns.py has trimmed
+        report_to="none",  # tracking.py reports, in an order that lets every reporter see every number
+        use_cpu=args.use_cpu or not here.gpu,
+        eval_strategy="epoch" if heldout else "no",
+        eval_on_start=args.eval_on_start and bool(heldout),
+    )
+    if here_is_first():
+        runs.clear(args.output_dir, args.overwrite)
+        record = tracking.record(args, data, encoded)
+        runs.write_text(f"{args.output_dir}/recipe.yaml", recipe.as_yaml(record))
+        tracking.start_wandb(args, record)
+
+    # ---- model, trainer, ramp --------------------------------------------------------------------------------------
+    model, peft_config = load_model(args, recipe.build(args, ModelConfig))
+    reporters = get_reporting_integration_callbacks(["wandb"] if here_is_first() and tracking.wants_wandb(args) else [])
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        processing_class=tokenizer,
+        peft_config=peft_config,
+        train_dataset=Dataset.from_list(encoded.rows),
+        eval_dataset=Dataset.from_list(heldout) if heldout else None,
+        callbacks=[
+            tracking.MetricsFile(args.output_dir),
+            checkpoints.KeepEpochs(args.keep_epochs),
+            tracking.Progress(),
+            *[reporter() for reporter in reporters],
+        ],
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.create_model_card = lambda **kwargs: None  # the card is written when a run is published
+    if len(trainer.train_dataset) != len(encoded.rows):
+        raise RuntimeError(f"{len(encoded.rows)} rows went in, {len(trainer.train_dataset)} are trained on")
+    if args.residual_dropout:
+        dropout.add_residual_dropout(trainer.model, args.residual_dropout)
+
+    # ---- train, save, say what came of it --------------------------------------------------------------------------
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if here_is_first():
+        summary(args, trainer, time.perf_counter() - started)
+
+
+def load_model(args, config):
+    """The base in the recipe's dtype, quantised where it says so, with its PEFT config or None."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl import get_peft_config, get_quantization_config
+
+    dtype = config.dtype if config.dtype in (None, "auto") else getattr(torch, config.dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model_name_or_path,
+        dtype=dtype,
+        attn_implementation=config.attn_implementation,
+        quantization_config=get_quantization_config(config),
+    )
+    return model, get_peft_config(config)
+
+
+def summary(args, trainer, seconds):
+    history = trainer.state.log_history
+    losses = [row["loss"] for row in history if "loss" in row]
+    held = [row["eval_loss"] for row in history if "eval_loss" in row]
+    print(f"\ndone · {args.run_name} · {trainer.state.global_step} steps in {seconds / 60:.1f} min")
+    if losses:
+        print(f"  loss      {losses[0]:.3f} → {losses[-1]:.3f}")
+    if held:
+        print(
+            f"  held-out  {held[0]:.3f} → {held[-1]:.3f} (it may rise while answers improve; it never picks a checkpoint)"
+        )
+    print(f"  wrote     {runs.newest_checkpoint(args.output_dir)}, {args.output_dir}/metrics.jsonl")
+    print(f"  talk      make chat RUN={args.output_dir}")
+
+
+def here_is_first():
+    return os.environ.get("RANK", "0") == "0"
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    with exit_codes():
+        main(sys.argv[1:])
