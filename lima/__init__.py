@@ -27,6 +27,11 @@ def exit_codes():
     except BrokenPipeError:  # `| head` closed the pipe
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None or isinstance(error, ConnectionError):
+            traceback.print_exc()
+            sys.exit(1)
+        sys.exit(_say(f"error: {error.filename}: {error.strerror}", 2))
     except Exception:
         traceback.print_exc()
         sys.exit(1)

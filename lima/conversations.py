@@ -42,7 +42,7 @@ def load(dataset, split="train", revision=None, exclude_sources=()):
     found = Conversations(str(dataset), [])
     bad, seen = [], {}
     raw = _read(dataset, split, revision)
-    known_sources = {r.get("source") for r in raw if isinstance(r, dict)}
+    known_sources = {_source(r) for r in raw if isinstance(r, dict)}
     for source in exclude_sources or ():
         if source not in known_sources:
             names = ", ".join(sorted(map(str, known_sources)))
@@ -50,7 +50,7 @@ def load(dataset, split="train", revision=None, exclude_sources=()):
     for number, row in enumerate(raw):
         try:
             messages = _messages(row)
-            if row.get("source") in (exclude_sources or ()):
+            if _source(row) in (exclude_sources or ()):
                 found.excluded += 1
                 continue
             if messages[-1]["role"] == "user":
@@ -67,13 +67,15 @@ def load(dataset, split="train", revision=None, exclude_sources=()):
             continue
         found.rows.append(
             {
-                "id": str(row.get("id", number)),
-                "source": str(row.get("source") or "unknown"),
+                "id": str(number if row.get("id") is None else row["id"]),
+                "source": _source(row),
                 "messages": messages,
                 "row": number,
             }
         )
     _raise_bad(dataset, bad)
+    if found.excluded and not found.rows:
+        raise UserError(f"{dataset}: exclude_sources leaves no row; name fewer")
     if not found.rows:
         raise UserError(f"{dataset}: no conversation in it; expected rows with `messages`")
     if found.cut:
@@ -108,6 +110,10 @@ def contaminated(train, prompts):
     return [(prompt, row) for prompt, row in pairs if row is not None]
 
 
+def _source(row):
+    return str(row.get("source") or "unknown")
+
+
 def _plain(text):
     return " ".join(text.lower().split())
 
@@ -140,6 +146,8 @@ def _raise_bad(dataset, bad):
 
 def _messages(row):
     """One row in any of the three forms → checked `[{role, content}, …]`; `ValueError` says what is wrong."""
+    if isinstance(row, _Unreadable):
+        raise ValueError(row)
     if not isinstance(row, dict):
         raise ValueError(f"expected an object with `messages`, found {type(row).__name__}")
     if row.get("messages") is not None:
@@ -195,7 +203,10 @@ def _read_file(path):
         if path.suffix == ".parquet":
             import pyarrow.parquet
 
-            return pyarrow.parquet.read_table(path).to_pylist()
+            try:
+                return pyarrow.parquet.read_table(path).to_pylist()
+            except pyarrow.ArrowException as error:
+                raise UserError(f"{path}: not a Parquet file ({error})") from None
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             rows = json.loads(text)
@@ -204,23 +215,26 @@ def _read_file(path):
             return rows
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    return _json_lines(path, text)
+    return _json_lines(text)
 
 
-def _json_lines(path, text):
-    rows, bad = [], []
-    for number, line in enumerate(text.split("\n")):
+class _Unreadable(str):
+    """A line that is not JSON, kept in its place so that it is reported with the other bad rows."""
+
+
+def _json_lines(text):
+    rows = []
+    for line in text.split("\n"):
         if not line.strip():
             continue
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            bad.append((number, f"not valid JSON ({error.msg}, column {error.colno})"))
-    _raise_bad(path, bad)
+        except (ValueError, RecursionError) as error:
+            rows.append(_Unreadable(f"not valid JSON ({error})"))
     return rows
 
 

@@ -219,6 +219,9 @@ def _configs(folder, partial, tokenizer, base_eos, vocab_size):
         generation["bos_token_id"] = tokenizer.bos_token_id
     runs.write_text(partial / "generation_config.json", json.dumps(generation, indent=2))
     tokenizer.save_pretrained(partial)
+    saved = json.loads((partial / "tokenizer_config.json").read_text())
+    saved["tokenizer_class"] = "PreTrainedTokenizerFast"  # as saved: LlamaTokenizer would rebuild its pre-tokenizer
+    runs.write_text(partial / "tokenizer_config.json", json.dumps(saved, indent=2))
     for licence in folder.glob("LICENSE*"):
         shutil.copyfile(licence, partial / licence.name)
 

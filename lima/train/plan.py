@@ -117,13 +117,10 @@ def check_fit(recipe, here, batch):
         states = model_states(recipe, count)
         gpus = 2 ** math.ceil(math.log2(max(1, states / (80 * GB * 0.85))))  # must divide the global batch too
         raise UserError(
-            textwrap.fill(
-                f"{recipe.run_name} does not fit: {count / 1e9:.1f}B parameters need {states / GB:,.0f} GB for weights, "
-                f"gradients and optimiser alone, about {gpus} × 80 GB GPUs with ZeRO-3 (estimated); a rank here would need "
-                f"{need / GB:,.0f} GB and has {have}. Nothing was downloaded. Smaller: recipes 7b, 7b-qlora, quickstart. "
-                f"To try all the same: ARGS=--ignore_fit",
-                100,
-            )
+            f"{recipe.run_name} does not fit: {count / 1e9:.1f}B parameters need {states / GB:,.0f} GB for weights, "
+            f"gradients and optimiser alone, about {gpus} × 80 GB GPUs with ZeRO-3 (estimated); a rank here would need "
+            f"{need / GB:,.0f} GB and has {have}. Nothing was downloaded. Smaller: recipes 7b, 7b-qlora, quickstart. "
+            "To try all the same: ARGS='--ignore_fit true'"
         )
     return count, need
 
