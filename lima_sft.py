@@ -126,6 +126,7 @@ def train(args, tokenizer, data, encoded, heldout, batch, here):
     # ---- train, save, say what came of it --------------------------------------------------------------------------
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    tracking.finish_wandb()
     if here_is_first():
         summary(args, trainer, time.perf_counter() - started)
 
@@ -157,8 +158,9 @@ def summary(args, trainer, seconds):
         print(
             f"  held-out  {held[0]:.3f} → {held[-1]:.3f} (it may rise while answers improve; it never picks a checkpoint)"
         )
-    print(f"  wrote     {runs.newest_checkpoint(args.output_dir)}, {args.output_dir}/metrics.jsonl")
-    print(f"  talk      make chat RUN={args.output_dir}")
+    kept = [folder.name for folder in runs.checkpoints(args.output_dir)]
+    print(f"  wrote     {args.output_dir}: {', '.join(kept) or 'no checkpoint'}, metrics.jsonl, recipe.yaml")
+    print(f"  next      make chat RUN={args.output_dir}")
 
 
 def here_is_first():

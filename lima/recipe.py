@@ -8,6 +8,7 @@ and of `LimaArguments` below. A key that none of them has is an error.
 import argparse
 import dataclasses
 import difflib
+import enum
 import json
 import re
 from dataclasses import dataclass, field
@@ -85,10 +86,14 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads `1e-5` as text; a recipe means the number."""
 
 
-_Loader.yaml_implicit_resolvers = {**yaml.SafeLoader.yaml_implicit_resolvers}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that `_Loader` would read as a number."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]\d+$"), list("-+0123456789")
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,20 +103,29 @@ class _Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(None, message)
 
 
+def JSON(text):  # its name stands in argparse's message
+    """A dict written as JSON, or plain text such as the path of a DeepSpeed config."""
+    return json.loads(text) if text.lstrip().startswith("{") else text
+
+
 def _parser():
     from trl import ModelConfig, SFTConfig, TrlParser
 
     class Parser(_Parser, TrlParser):
         pass
 
-    return Parser([LimaArguments, SFTConfig, ModelConfig], allow_abbrev=False, add_help=False, exit_on_error=False)
+    parser = Parser([LimaArguments, SFTConfig, ModelConfig], allow_abbrev=False, add_help=False, exit_on_error=False)
+    for action in parser._actions:
+        if action.dest in (*SFTConfig._VALID_DICT_FIELDS, "liger_kernel_config"):
+            action.type = JSON
+    return parser
 
 
 def read_chain(path):
     """The recipes that `path` extends and itself, base first: `[(path, {key: value}), …]`."""
     chain, path = [], Path(path)
     while path is not None:
-        if path in [p for p, _ in chain]:
+        if path.resolve() in [p.resolve() for p, _ in chain]:
             raise UserError(f"{path}: extends itself, by way of {chain[-1][0]}")
         try:
             keys = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
@@ -124,6 +138,8 @@ def read_chain(path):
         if not isinstance(keys, dict):
             raise UserError(f"{path}: expected `key: value` lines, found {type(keys).__name__}")
         parent = keys.pop("extends", None)
+        if not isinstance(parent, str | None):
+            raise UserError(f"{path}: extends: expected the name of one recipe, such as lima.yaml; found {parent!r}")
         chain.insert(0, (path, keys))
         path = path.parent / parent if parent else None
     return chain
@@ -140,7 +156,7 @@ def _check_key(key, where, known):
     if key in DERIVED:
         raise UserError(f"{where}: {key} cannot be set: {DERIVED[key]}")
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
+        near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"; did you mean {near[0]}?" if near else "; see `python lima_sft.py --help`"
         raise UserError(f"{where}: unknown key {key}{hint}")
 
@@ -157,18 +173,17 @@ def load(argv):
     chosen, flags = front.parse_known_args(argv)
     if not chosen.config:
         raise UserError("no recipe; name one: python lima_sft.py --config recipes/quickstart.yaml")
+    layers = read_chain(chosen.config)
     parser = _parser()
     known = {action.dest for action in parser._actions}
-    words, layers = [], [(path, keys) for path, keys in read_chain(chosen.config)]
-    given = {}
+    given, origin, words = {}, {}, []
     for path, keys in layers:
         for key, value in keys.items():
             _check_key(key, path, known)
-            given[key] = value
+            given[key], origin[key] = value, path
     for key, value in given.items():
-        if value is not None:
-            path = next(p for p, keys in reversed(layers) if key in keys)
-            _parse(parser, _tokens(key, value), f"{path}: {key}")
+        if value is not None:  # null: back to the default
+            _parse(parser, _tokens(key, value), f"{origin[key]}: {key}")
             words += _tokens(key, value)
     for flag in flags:
         if flag.startswith("--"):
@@ -179,13 +194,19 @@ def load(argv):
     _parse(parser, flags, "command line")
     namespace = _parse(parser, words + flags, chosen.config)
     for key in given:
-        value = getattr(namespace, key)
-        given[key] = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+        given[key] = _plain(getattr(namespace, key))
     name = namespace.run_name or Path(chosen.config).stem
     namespace.run_name, namespace.config, namespace.given = name, chosen.config, given
-    namespace.output_dir = namespace.output_dir if "output_dir" in given else f"runs/{name}"
+    namespace.output_dir = namespace.output_dir or f"runs/{name}"
     _check_values(namespace)
     return namespace
+
+
+def _plain(value):
+    """A typed value as YAML holds it."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, enum.Enum) else value
 
 
 def _underscored(flag):
@@ -218,7 +239,10 @@ def _check_values(recipe):
         raise UserError(f"{recipe.config}: residual_dropout must lie in [0, 1), found {recipe.residual_dropout}")
     if not recipe.max_length or recipe.max_length < 4:
         raise UserError(f"{recipe.config}: max_length must be a number of tokens, such as 2048")
-    parse_epochs(recipe.keep_epochs)
+    try:
+        parse_epochs(recipe.keep_epochs)
+    except UserError as error:
+        raise UserError(f"{recipe.config}: {error}") from None
 
 
 def build(recipe, cls, **overrides):
@@ -233,7 +257,7 @@ def build(recipe, cls, **overrides):
 
 def as_yaml(values):
     """YAML as this repo writes it: in the given order, text as it is."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 HELP = """usage: python lima_sft.py --config recipes/NAME.yaml [--key value ...]

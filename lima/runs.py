@@ -29,7 +29,7 @@ def write_jsonl(path, rows):
 
 def read_jsonl(path):
     """The rows of a file that this repo wrote."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
 
 
 def parse_epochs(text):
@@ -39,13 +39,15 @@ def parse_epochs(text):
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
         raise UserError(f"keep_epochs: expected epochs such as 5-10, 3, 1,4-6, all or none; found {text!r}")
     spans = [tuple(map(int, part.split("-"))) for part in text.split(",")]
+    if any(span[0] > span[-1] for span in spans):
+        raise UserError(f"keep_epochs: {text!r} counts down; write epochs such as 5-10")
     return lambda epoch: any(span[0] <= epoch <= span[-1] for span in spans)
 
 
 def checkpoints(run):
-    """The run's checkpoint folders that hold weights, oldest first."""
+    """The run's checkpoints, oldest first; the Trainer writes `trainer_state.json` after the weights."""
     found = [p for p in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    found = [p for p in found if any(p.glob("*.safetensors"))]
+    found = [p for p in found if any(p.glob("*.safetensors")) and (p / "trainer_state.json").exists()]
     return sorted(found, key=lambda p: int(p.name.split("-")[1]))
 
 

@@ -80,7 +80,7 @@ def tiny_base(smollm2_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     tokenizer = smollm2_tokenizer
     plain = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
-    plain.eos_token = plain.bos_token
+    plain.eos_token, plain.chat_template = plain.bos_token, None
     source = write_llama(folder / "source", plain)
     base.prepare(source, folder / "base")
     return folder / "base"

@@ -71,7 +71,7 @@ def show(before, after):
     if console.width < 80:
         for old, new in zip(before, after, strict=True):
             console.print(
-                Text(old["prompt"], "bold"),
+                Text(plain(old["prompt"]), "bold"),
                 Text("before · ", "dim") + cell(old),
                 Text("after · ", "dim") + cell(new),
                 "",

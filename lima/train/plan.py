@@ -149,17 +149,12 @@ def rates(recipe, total):
 
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=recipe.learning_rate)
     warmup = math.ceil(recipe.warmup_steps if recipe.warmup_steps >= 1 else recipe.warmup_steps * total)
-    schedule = get_scheduler(recipe.lr_scheduler_type, optimizer, warmup, total, _kwargs(recipe))
+    schedule = get_scheduler(recipe.lr_scheduler_type, optimizer, warmup, total, recipe.lr_scheduler_kwargs)
     first = schedule.get_last_lr()[0]
     for _ in range(total - 1):
         optimizer.step()
         schedule.step()
     return first, schedule.get_last_lr()[0]
-
-
-def _kwargs(recipe):
-    given = recipe.lr_scheduler_kwargs
-    return json.loads(given) if isinstance(given, str) else given
 
 
 def lines(recipe, data, encoded, batch, here, count, need):

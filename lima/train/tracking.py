@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def start_wandb(recipe, record):
         tags=[Path(recipe.config).stem, Path(str(recipe.dataset)).stem],
         settings=wandb.Settings(console="off"),
     )
+
+
+def finish_wandb():
+    """Ends the W&B run, so that all of it is on disk (or sent) when the summary is printed."""
+    if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+        sys.modules["wandb"].finish(quiet=True)
 
 
 def wants_wandb(recipe):
