@@ -87,6 +87,7 @@ def train(args, tokenizer, data, encoded, heldout, batch, here):
         SFTConfig,
         gradient_accumulation_steps=batch.accumulation,
         per_device_train_batch_size=batch.micro,
+        padding_free=args.padding_free and batch.micro > 1,  # one at a time has no padding
         max_length=None,  # turns.py has trimmed
         report_to="none",  # tracking.py reports, in an order that lets every reporter see every number
         use_cpu=args.use_cpu or not here.gpu,
