@@ -15,7 +15,7 @@ OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint chat generate clean
+.PHONY: help setup quickstart test test-all lint chat generate clean
 .DELETE_ON_ERROR:
 
 ##@ Start here
@@ -53,6 +53,9 @@ generate: $(READY) ## RUN's answers to the dev prompts, with the paper's decodin
 
 ##@ This repo
 test: $(READY) $(VENV)/.requirements-dev ## all tests, under 10 minutes on 2 cores
+	@$(PY) -m pytest -q -m "not slow" tests $(ARGS)
+
+test-all: $(READY) $(VENV)/.requirements-dev ## and the slow ones
 	@$(PY) -m pytest -q tests $(ARGS)
 
 lint: $(VENV)/.requirements-dev ## ruff

@@ -113,11 +113,13 @@ def train(args, tokenizer, data, encoded, heldout, batch, here):
         callbacks=[
             tracking.MetricsFile(args.output_dir),
             checkpoints.KeepEpochs(args.keep_epochs),
-            tracking.Progress(),
+            malloc.GiveBack(),
             *[reporter() for reporter in reporters],
         ],
     )
-    trainer.remove_callback(ProgressCallback)
+    if not args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(tracking.Progress())
     trainer.create_model_card = lambda **kwargs: None  # the card is written when a run is published
     if len(trainer.train_dataset) != len(encoded.rows):
         raise RuntimeError(f"{len(encoded.rows)} rows went in, {len(trainer.train_dataset)} are trained on")

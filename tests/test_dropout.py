@@ -233,3 +233,17 @@ def test_a_model_without_such_layers_is_a_clear_error(build):
     with pytest.raises(UserError) as error:
         add_residual_dropout(build(), 0.3)
     assert "residual_dropout" in str(error.value) and "0.0" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_where_a_norm_follows_a_block_the_dropout_follows_the_norm():
+    from transformers import Olmo2Config, Olmo2ForCausalLM
+
+    config = Olmo2Config(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0
+    )
+    model = Olmo2ForCausalLM(config).train()
+    add_residual_dropout(model, 0.5)
+    seen = []
+    model.model.layers[1].post_feedforward_layernorm.register_forward_hook(lambda m, i, out: seen.append(out))
+    model(torch.randint(0, 64, (1, 50)))
+    assert 0.3 < (seen[0] == 0).float().mean() < 0.7

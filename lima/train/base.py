@@ -101,9 +101,9 @@ def _tokenizer(folder, eot_token, pad_token):
             f"{folder}: no tokenizer that transformers can load ({' '.join(str(error).split())[:200]})"
         ) from None
     base_eos = tokenizer.eos_token_id
-    if len(tokenizer) < _json(folder / "config.json", "vocab_size")[0] // 2:
+    if len(tokenizer) < 256:  # what transformers builds where a vocabulary is missing
         raise UserError(
-            f"{folder}: its tokenizer has {len(tokenizer)} tokens, far fewer than the model; fetch the base again"
+            f"{folder}: its tokenizer has {len(tokenizer)} tokens; its vocabulary is missing, fetch the base again"
         )
     if base_eos is None:
         raise UserError(f"{folder}: its tokenizer has no EOS token")
@@ -130,7 +130,7 @@ def _json(path, *keys):
 
 def _shards(folder):
     """Weight file → its tensor names; every file is opened once, so that a broken one is found before any is written."""
-    _json(folder / "config.json", "vocab_size")
+    _json(folder / "config.json")
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = {}

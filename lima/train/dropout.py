@@ -25,9 +25,16 @@ def add_residual_dropout(model, p_max):
     ramp = probabilities(len(layers), p_max)
     for layer, p in zip(layers, ramp, strict=True):
         if p > 0:
-            layer.self_attn.register_forward_hook(_hook(p))
-            layer.mlp.register_forward_hook(_hook(p))
+            for block in _blocks(layer):
+                block.register_forward_hook(_hook(p))
     return ramp
+
+
+def _blocks(layer):
+    """The modules whose outputs are added to the residual stream: norms, where they follow the blocks (OLMo 2, Gemma 2)."""
+    if hasattr(layer, "post_feedforward_layernorm"):
+        return layer.post_attention_layernorm, layer.post_feedforward_layernorm
+    return layer.self_attn, layer.mlp
 
 
 def _hook(p):

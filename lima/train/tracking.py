@@ -19,11 +19,11 @@ def start_wandb(recipe, record):
     """
     if not wants_wandb(recipe):
         return None
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ["WANDB_DISABLE_CODE"] = "true"
     import wandb
 
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ["WANDB_DISABLE_CODE"] = "true"
     family = Path(recipe.config).parent.name
     return wandb.init(
         mode=mode,
@@ -41,7 +41,7 @@ def start_wandb(recipe, record):
 def finish_wandb():
     """Ends the W&B run, so that all of it is on disk (or sent) when the summary is printed."""
     if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
-        sys.modules["wandb"].finish(quiet=True)
+        sys.modules["wandb"].finish()
 
 
 def wants_wandb(recipe):
