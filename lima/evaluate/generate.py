@@ -16,17 +16,16 @@ SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2}
 def load_model(folder):
     """`(model, tokenizer)` from a prepared base or a checkpoint; bfloat16, on the GPU if there is one."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = runs.newest_checkpoint(folder)
+    tokenizer = turns.load_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder}: not a model that transformers can load ({' '.join(str(error).split())[:200]})"
         ) from None
-    turns.check_base(tokenizer, str(folder), "NAME")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

@@ -5,7 +5,7 @@ python -m lima.train.show --config recipes/quickstart.yaml        (make show-qui
 
 import sys
 
-from lima import UserError, conversations, exit_codes, recipe, turns
+from lima import conversations, exit_codes, recipe, turns
 
 EXAMPLES = 3
 
@@ -31,19 +31,11 @@ def coloured(tokenizer, row):
 def main(argv):
     args = recipe.load(argv)
     from rich.console import Console
-    from transformers import AutoTokenizer
 
     console = Console(highlight=False)
     console.print(f"[bold]{args.config}[/bold], resolved\n")
     console.print(recipe.as_yaml(dict(sorted(args.given.items()))), markup=False)
-    name = args.config.removeprefix("recipes/").removesuffix(".yaml")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-    except (OSError, ValueError):
-        raise UserError(
-            f"{args.model_name_or_path}: no base there, so no tokens; prepare it with `make base-{name}`"
-        ) from None
-    turns.check_base(tokenizer, args.model_name_or_path, name)
+    tokenizer = turns.load_tokenizer(args.model_name_or_path, recipe.name_of(args.config))
     data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
     encoded = turns.encode_all(tokenizer, data.rows, args.max_length, args.loss_on, args.over_length)
     multi = [i for i, row in enumerate(encoded.kept) if len(row["messages"]) > 2][:1]
