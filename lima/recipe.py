@@ -121,9 +121,12 @@ def _parser():
     return parser
 
 
-def name_of(path):
-    """`recipes/ablations/x.yaml` → `ablations/x`, the NAME of its Makefile targets."""
-    return str(path).removeprefix("recipes/").removesuffix(".yaml")
+def base_command(path):
+    """What prepares the base of the recipe at `path`."""
+    path = Path(path)
+    if path.parts[0] == "recipes":
+        return f"make base-{path.relative_to('recipes').with_suffix('')}"
+    return f"python -m lima.train.base --config {path}"
 
 
 def read_chain(path):

@@ -88,10 +88,10 @@ def encode_all(tokenizer, conversations, max_length, loss_on="responses", over_l
     return out
 
 
-def load_tokenizer(folder, recipe_name="NAME"):
+def load_tokenizer(folder, command="make base-NAME"):
     """The tokenizer of a prepared base or a checkpoint.
 
-    Raises `UserError`, naming the target that prepares the base, unless it has our template, a pad of its own and EOT
+    Raises `UserError`, naming the `command` that prepares the base, unless it has our template, a pad of its own and EOT
     as its stop.
     """
     from transformers import AutoTokenizer
@@ -99,18 +99,15 @@ def load_tokenizer(folder, recipe_name="NAME"):
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError):
-        raise UserError(f"{folder}: no base there; prepare it with `make base-{recipe_name}`") from None
-    check_base(tokenizer, folder, recipe_name)
+        raise UserError(f"{folder}: no base there; prepare it with `{command}`") from None
+    check_base(tokenizer, folder, command)
     return tokenizer
 
 
-def check_base(tokenizer, name, recipe_name):
+def check_base(tokenizer, name, command):
     """Raises `UserError` unless `tokenizer` is a prepared base's: our template, an own pad, EOT as its stop."""
-    if tokenizer.chat_template != TEMPLATE.read_text(encoding="utf-8") or tokenizer.pad_token_id in (
-        None,
-        tokenizer.eos_token_id,
-    ):
+    own_pad = tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    if tokenizer.chat_template != TEMPLATE.read_text(encoding="utf-8") or not own_pad:
         raise UserError(
-            f"{name}: not prepared for LIMA (its tokenizer has no EOT of its own, pad and turn template); run "
-            f"`make base-{recipe_name}`"
+            f"{name}: not prepared for LIMA (its tokenizer has no EOT of its own, pad and turn template); run `{command}`"
         )

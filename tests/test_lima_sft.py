@@ -159,7 +159,7 @@ def test_wandb_runs_offline_without_a_key(sft):
     files = list(run_dir.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 1
     content = files[0].read_bytes()
-    for part in (b"fingerprint", b"tokens_per_second", b"eval_loss"):
+    for part in (b"fingerprint", b"tokens_per_second", b"eval/loss"):
         assert part in content
 
 

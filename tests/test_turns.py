@@ -402,7 +402,7 @@ def test_lima_dropped_instead_of_trimmed_leaves_961(prepared, lima):
 
 @BOTH
 def test_a_prepared_base_passes(name, prepared):
-    turns.check_base(prepared(name), "bases/x", "x")
+    turns.check_base(prepared(name), "bases/x", "make base-x")
 
 
 def spoil_template(tokenizer):
@@ -426,11 +426,11 @@ def test_an_unprepared_base_is_refused_with_the_target_that_mends_it(spoil, smol
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     spoil(tokenizer)
     with pytest.raises(UserError) as caught:
-        turns.check_base(tokenizer, "bases/mine", "quickstart")
+        turns.check_base(tokenizer, "bases/mine", "make base-quickstart")
     for words in ("bases/mine", "not prepared", "`make base-quickstart`"):
         assert words in str(caught.value)
 
 
 def test_an_untouched_llama_is_refused(llama_tokenizer):
     with pytest.raises(UserError, match=r"llama-7b: not prepared .*make base-7b"):
-        turns.check_base(llama_tokenizer, "llama-7b", "7b")
+        turns.check_base(llama_tokenizer, "llama-7b", "make base-7b")
