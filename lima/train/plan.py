@@ -105,23 +105,29 @@ def expected_memory(recipe, config, count, batch):
 def check_fit(recipe, here, batch):
     """`(parameters, expected bytes a rank)`, or None for both where the base's size is unknown.
 
-    Raises `UserError` when this machine cannot hold the run, saying what could. Reads nothing from the network.
+    Raises `UserError` when this machine cannot hold the run, saying what could; only a note where the recipe ignores it.
+    Reads nothing from the network.
     """
     config = base_config(recipe)
     if config is None:
         return None, None
     count = parameters(config)
     need = expected_memory(recipe, config, count, batch)
-    if need > here.memory * MARGIN and not (recipe.ignore_fit or recipe.dry_run):
+    if need > here.memory * MARGIN:
         have = f"{here.gpu}, {here.memory / GB:.0f} GB" if here.gpu else f"no GPU, {here.memory / GB:.0f} GB of memory"
         states = model_states(recipe, count)
         gpus = 2 ** math.ceil(math.log2(max(1, states / (80 * GB * 0.85))))  # must divide the global batch too
-        raise UserError(
+        problem = (
             f"{recipe.run_name} does not fit: {count / 1e9:.1f}B parameters need {states / GB:,.0f} GB for weights, "
             f"gradients and optimiser alone, about {gpus} × 80 GB GPUs with ZeRO-3 (estimated); a rank here would need "
-            f"{need / GB:,.0f} GB and has {have}. Nothing was downloaded. Smaller: recipes 7b, 7b-qlora, quickstart. "
-            "To try all the same: ARGS='--ignore_fit true'"
+            f"{need / GB:,.0f} GB and has {have}"
         )
+        if not (recipe.ignore_fit or recipe.dry_run):
+            raise UserError(
+                f"{problem}. Nothing was downloaded. Smaller: recipes 7b, 7b-qlora, quickstart. "
+                "To try all the same: ARGS='--ignore_fit true'"
+            )
+        print(f"note: {problem}", flush=True)
     return count, need
 
 

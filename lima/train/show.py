@@ -4,6 +4,7 @@ python -m lima.train.show --config recipes/quickstart.yaml        (make show-qui
 """
 
 import sys
+from itertools import groupby
 
 from lima import conversations, exit_codes, recipe, turns
 
@@ -11,20 +12,18 @@ EXAMPLES = 3
 
 
 def coloured(tokenizer, row):
-    """One example as rich text. Special tokens are shown by name, so text that imitates them is not."""
+    """One example as rich text. Special tokens stand out, so text that imitates them does not."""
     from rich.text import Text
 
+    special = set(tokenizer.all_special_ids)
+    tokens = zip(row["input_ids"], row["labels"], strict=True)
     out = Text()
-    for token, label in zip(row["input_ids"], row["labels"], strict=True):
-        special = token in tokenizer.all_special_ids
-        piece = (
-            tokenizer.decode([token])
-            if special
-            else tokenizer.convert_tokens_to_string([tokenizer.convert_ids_to_tokens(token)])
-        )
-        piece = "".join(char if char.isprintable() or char == "\n" else "·" for char in piece)
-        style = "green" if label != turns.IGNORED else "bright_black"
-        out.append(piece, f"{style} reverse" if special else style)
+    for (style, is_special), group in groupby(
+        tokens, lambda pair: ("bright_black" if pair[1] == turns.IGNORED else "green", pair[0] in special)
+    ):
+        text = tokenizer.decode([token for token, _ in group])
+        text = "".join(char if char.isprintable() or char == "\n" else "·" for char in text)
+        out.append(text, f"{style} reverse" if is_special else style)
     return out
 
 
