@@ -105,6 +105,8 @@ class _Parser(argparse.ArgumentParser):
 
 def JSON(text):  # its name stands in argparse's message
     """A dict written as JSON, or plain text such as the path of a DeepSpeed config."""
+    if text.lower() in ("none", "null"):
+        return None
     return json.loads(text) if text.lstrip().startswith("{") else text
 
 
