@@ -28,7 +28,7 @@ def main(argv):
     count, need = plan.check_fit(args, here, batch)
     data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
     tokenizer = turns.load_tokenizer(args.model_name_or_path, recipe.base_command(args.config))
-    encoded = encode(args, tokenizer, data.rows)
+    encoded = turns.encode_all(tokenizer, data.rows, args.max_length, args.loss_on, args.over_length)
     heldout = load_heldout(args, tokenizer)
     data.notes += contamination(args, data.rows)
     if here_is_first():
@@ -36,10 +36,6 @@ def main(argv):
     if args.dry_run:
         return
     train(args, tokenizer, data, encoded, heldout, batch, here)
-
-
-def encode(args, tokenizer, rows):
-    return turns.encode_all(tokenizer, rows, args.max_length, args.loss_on, args.over_length)
 
 
 def load_heldout(args, tokenizer):

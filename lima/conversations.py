@@ -268,9 +268,10 @@ def _read_hub(dataset, split, revision):
                 return _read_file(
                     Path(hf_hub_download(dataset, split + suffix, repo_type="dataset", revision=revision))
                 )
-            except (errors.EntryNotFoundError, errors.LocalEntryNotFoundError) as error:
-                if isinstance(error, errors.LocalEntryNotFoundError):
-                    raise
+            except errors.LocalEntryNotFoundError:  # not in the cache, and the Hub is out of reach
+                raise
+            except errors.EntryNotFoundError:
+                continue
         return datasets.load_dataset(dataset, split=split, revision=revision).to_list()
     except errors.GatedRepoError:
         raise UserError(

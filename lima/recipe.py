@@ -195,12 +195,12 @@ def load(argv):
         if value is not None:  # null: back to the default
             _parse(parser, _tokens(key, value), f"{origin[key]}: {key}")
             words += _tokens(key, value)
+    flags = [_underscored(flag) for flag in flags]
     for flag in flags:
         if flag.startswith("--"):
-            key = flag[2:].split("=")[0].replace("-", "_")
+            key = flag[2:].split("=")[0]
             _check_key(key, "command line", known)
             given[key] = None
-    flags = [_underscored(flag) for flag in flags]
     _parse(parser, flags, "command line")
     namespace = _parse(parser, words + flags, chosen.config)
     for key in given:

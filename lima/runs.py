@@ -65,10 +65,11 @@ def newest_checkpoint(run):
 
 def refuse_finished(run, overwrite, resume):
     """Raises `UserError` if training into `run` would mix with, or lose, what another run left there."""
-    if checkpoints(run) and not (overwrite or resume):
+    found = checkpoints(run)
+    if found and not (overwrite or resume):
         raise UserError(
-            f"{run}: holds {len(checkpoints(run))} checkpoints of an earlier run; continue it with "
-            f"--resume_from_checkpoint {checkpoints(run)[-1]}, train beside it with --run_name NAME, or replace it with "
+            f"{run}: holds {len(found)} checkpoints of an earlier run; continue it with "
+            f"--resume_from_checkpoint {found[-1]}, train beside it with --run_name NAME, or replace it with "
             "--overwrite true"
         )
 
