@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from lima import UserError, turns
+from lima import UserError, conversations, turns
 from lima.train import base
 
 TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -35,6 +35,7 @@ TEXTS = [
     "1. One thing",
 ]
 SPACES = "def area(r):\n    if r:\n        return 3.14159 * r ** 2  # runs of spaces\n"
+INDENTED = "  x = 1  # starts with spaces"
 
 
 def weights(folder):
@@ -401,6 +402,7 @@ def test_eos_and_pad_agree_in_tokenizer_config_and_generation_config(pair):
 def test_generation_is_the_papers_without_a_penalty_on_eot(pair):
     generation = json.loads((pair.target / "generation_config.json").read_text())
     assert (generation["do_sample"], generation["temperature"], generation["top_p"]) == (True, 0.7, 0.9)
+    assert generation["top_k"] == 0  # transformers would cut to 50 tokens
     assert generation["max_new_tokens"] == 2048
     assert "repetition_penalty" not in generation
     loaded = AutoModelForCausalLM.from_pretrained(pair.target).generation_config
@@ -476,27 +478,35 @@ def test_llamas_reloaded_tokenizer_encodes_as_before(llama):
         assert llama.tokenizer.decode(ids) == text
 
 
-def test_llamas_runs_of_spaces_are_those_of_its_pretraining(llama, request):
-    if "tokenizer.model" in request.node.name:
-        pytest.xfail(
-            "transformers 5 builds other merges from tokenizer.model alone; the Hub's LLaMAs have tokenizer.json"
-        )
-    assert llama.tokenizer.encode(SPACES, add_special_tokens=False) == llama.pieces.encode(SPACES)
+@pytest.mark.parametrize("text", [SPACES, INDENTED, "a" + 40 * " " + "b", " "])
+def test_llamas_runs_of_spaces_are_those_of_its_pretraining(text, llama):
+    ids = llama.tokenizer.encode(text, add_special_tokens=False)
+    assert ids == llama.pieces.encode(text)
+    assert llama.tokenizer.decode(ids) == text
+
+
+def test_llamas_every_utterance_of_lima_is_split_as_by_sentencepiece(llama, shared):
+    rows = conversations.load(str(shared / "lima/train.jsonl")).rows
+    texts = [message["content"] for row in rows for message in row["messages"]]
+    got = llama.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    differ = [text for text, ids, want in zip(texts, got, llama.pieces.encode(texts), strict=True) if ids != want]
+    assert len(texts) > 2000 and not differ, f"{len(differ)} of {len(texts)} differ, such as {differ[0]!r}"
 
 
 def test_llamas_every_utterance_is_sentencepieces_in_training(llama):
     want = [1]
-    for text in TEXTS:
+    for text in [*TEXTS, INDENTED]:
         want += [*llama.pieces.encode(text), 32000]
-    assert turns.encode(llama.tokenizer, dialogue(*TEXTS))[0] == want
+    assert turns.encode(llama.tokenizer, dialogue(*TEXTS, INDENTED))[0] == want
 
 
 def test_llamas_every_utterance_starts_with_a_space_in_the_chat_template(llama):
-    ids = llama.tokenizer.apply_chat_template(dialogue(*TEXTS))["input_ids"]
+    texts = [*TEXTS, INDENTED]
+    ids = llama.tokenizer.apply_chat_template(dialogue(*texts))["input_ids"]
     tokens = llama.tokenizer.convert_ids_to_tokens(ids)
     starts = [token for before, token in pairwise(tokens) if before in ("<s>", EOT)]
-    assert len(starts) == len(TEXTS) and all(token.startswith("▁") for token in starts), starts
-    assert ids == turns.encode(llama.tokenizer, dialogue(*TEXTS))[0]
+    assert len(starts) == len(texts) and all(token.startswith("▁") for token in starts), starts
+    assert ids == turns.encode(llama.tokenizer, dialogue(*texts))[0]
 
 
 # ---- again, and interrupted -----------------------------------------------------------------------------------------

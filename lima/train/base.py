@@ -20,7 +20,8 @@ from lima import UserError, exit_codes, recipe, runs, turns
 EMBEDDINGS, HEAD = "embed_tokens.weight", "lm_head.weight"
 RECORD = "lima_base.json"
 UNTRAINED = 0.01  # of the median norm: a reserved row that pretraining never touched, as Llama 3's are
-GENERATION = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 2048}  # section 4.1
+# Section 4.1; top_k 0, because transformers would cut to 50 tokens otherwise.
+GENERATION = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0, "max_new_tokens": 2048}
 WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 TEXT = ["*.json", "*.model", "*.txt", "*.jinja", "LICENSE*"]
 
@@ -91,8 +92,9 @@ def _fetch(source, revision, partial):
 
 def _tokenizer(folder, eot_token, pad_token):
     """The base's tokenizer with our stop, pad and template, the id of its own EOS, and the tokens that were added."""
-    from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
+
+    from lima.train import sentencepiece_merges
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -110,9 +112,7 @@ def _tokenizer(folder, eot_token, pad_token):
     if pad_token in (eot_token, tokenizer.eos_token):
         raise UserError(f"pad_token {pad_token!r} must be neither EOT nor EOS: a masked pad is a stop never trained")
     new = [token for token in (eot_token, pad_token) if token not in tokenizer.get_vocab()]
-    if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, pre_tokenizers.Metaspace):
-        # LLaMA's pretraining text began with a space: so does every utterance, wherever it stands.
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=False)
+    sentencepiece_merges.mend(tokenizer.backend_tokenizer, folder)
     tokenizer.add_special_tokens({"eos_token": eot_token, "pad_token": pad_token})
     tokenizer.chat_template = turns.TEMPLATE.read_text(encoding="utf-8")
     tokenizer.padding_side = "left"
