@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lima import UserError
+from lima import UserError, hub
 
 SHOWN = 20  # bad rows shown at once
 ROLES = ("user", "assistant")
@@ -262,30 +262,22 @@ def _read_hub(dataset, split, revision):
     import datasets
     from huggingface_hub import errors, hf_hub_download
 
-    try:
-        for suffix in SUFFIXES:
-            try:
-                return _read_file(
-                    Path(hf_hub_download(dataset, split + suffix, repo_type="dataset", revision=revision))
-                )
-            except errors.LocalEntryNotFoundError:  # not in the cache, and the Hub is out of reach
+    name = f"{dataset}@{revision}" if revision else dataset
+    with hub.reading(
+        name, "dataset", "give a local copy that ends in .jsonl, .json or .parquet: --dataset train.jsonl"
+    ):
+        try:
+            for suffix in SUFFIXES:
+                try:
+                    return _read_file(
+                        Path(hf_hub_download(dataset, split + suffix, repo_type="dataset", revision=revision))
+                    )
+                except errors.LocalEntryNotFoundError:  # not in the cache, and the Hub is out of reach
+                    raise
+                except errors.EntryNotFoundError:
+                    continue
+            return datasets.load_dataset(dataset, split=split, revision=revision).to_list()
+        except (datasets.exceptions.DatasetsError, ValueError) as error:
+            if isinstance(error, UserError | errors.HFValidationError):
                 raise
-            except errors.EntryNotFoundError:
-                continue
-        return datasets.load_dataset(dataset, split=split, revision=revision).to_list()
-    except errors.GatedRepoError:
-        raise UserError(
-            f"{dataset} is gated: accept its conditions on the Hub, then `hf auth login`; or give a local copy: "
-            "--dataset train.jsonl"
-        ) from None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
-        raise UserError(
-            f"{dataset}@{revision or 'main'}: no such dataset on the Hub, or no right to see it (`hf auth login`); "
-            "local files end in .jsonl, .json or .parquet"
-        ) from None
-    except (ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{dataset}: {' '.join(str(error).split())}") from None
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"{dataset}: the Hub cannot be reached ({type(error).__name__}); give a local copy: --dataset train.jsonl"
-        ) from None
+            raise UserError(f"{dataset}: {' '.join(str(error).split())}") from None

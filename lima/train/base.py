@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lima import UserError, exit_codes, recipe, runs, turns
+from lima import UserError, exit_codes, hub, recipe, runs, turns
 
 EMBEDDINGS, HEAD = "embed_tokens.weight", "lm_head.weight"
 RECORD = "lima_base.json"
@@ -73,21 +73,10 @@ def _fetch(source, revision, partial):
         from lima.train.embedded import unpack
 
         return unpack(source, partial / ".source")
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    try:
+    with hub.reading(source, "model", "give a local folder: ARGS='--base path/to/model'"):
         return Path(snapshot_download(source, revision=revision, allow_patterns=WEIGHTS + TEXT))
-    except errors.GatedRepoError:
-        raise UserError(f"{source} is gated: accept its conditions on the Hub, then `hf auth login`") from None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
-        raise UserError(
-            f"{source}: neither a folder here nor a model on the Hub that you may see (`hf auth login`)"
-        ) from None
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"{source}: the Hub cannot be reached ({type(error).__name__}); give a local folder: "
-            "ARGS='--base path/to/model'"
-        ) from None
 
 
 def _tokenizer(folder, eot_token, pad_token):
