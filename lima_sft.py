@@ -19,23 +19,27 @@ def main(argv):
     args = recipe.load(argv)
 
     # ---- the plan: nothing is downloaded before the machine is known to hold the run ------------------------------
-    from lima.train import plan
+    from lima.train import batches, memory, plan, varlen
 
     if not args.dry_run:
         runs.refuse_finished(args.output_dir, args.overwrite, args.resume_from_checkpoint)
-    here = plan.machine()
-    batch = plan.split_batch(args, here.ranks)
-    count, need = plan.check_fit(args, here, batch)
+    varlen.check(args.attn_implementation, args.padding_free)
+    here = memory.machine()
+    model = memory.check_fit(args, here)
     data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
     tokenizer = turns.load_tokenizer(args.model_name_or_path, recipe.base_command(args.config))
     encoded = turns.encode_all(tokenizer, data.rows, args.max_length, args.loss_on, args.over_length)
+    lengths = encoded.lengths
+    costs = plan.work(model[0], lengths)
+    shape, load = batches.lay_out(args, lengths, costs, here.ranks)
     heldout = load_heldout(args, tokenizer)
     data.notes += contamination(args, data.rows)
     if here_is_first():
-        plan.show(args.run_name, plan.lines(args, data, encoded, batch, here, count, need))
+        plan.show(args.run_name, plan.lines(args, data, encoded, shape, load, here, model))
     if args.dry_run:
         return
-    train(args, tokenizer, data, encoded, heldout, batch, here)
+    dealt = batches.ExactBatches(lengths, costs, shape, int(os.environ.get("RANK", 0)), args.seed)
+    train(args, tokenizer, data, encoded, heldout, dealt, here)
 
 
 def load_heldout(args, tokenizer):
@@ -55,46 +59,49 @@ def contamination(args, rows):
     return notes
 
 
-def train(args, tokenizer, data, encoded, heldout, batch, here):
+def train(args, tokenizer, data, encoded, heldout, dealt, here):
     from datasets import Dataset
     from transformers import ProgressCallback
     from transformers.integrations import get_reporting_integration_callbacks
-    from trl import ModelConfig, SFTConfig, SFTTrainer
+    from trl import ModelConfig, SFTConfig
 
-    from lima.train import checkpoints, dropout, malloc, tracking
+    from lima.train import checkpoints, dropout, gloo, malloc, tracking, varlen
+    from lima.train.trainer import ExactTrainer
 
     # ---- arguments before the model, so that under ZeRO-3 it loads partitioned -------------------------------------
     malloc.keep_freed_memory()
     config = recipe.build(
         args,
         SFTConfig,
-        gradient_accumulation_steps=batch.accumulation,
-        per_device_train_batch_size=batch.micro,
-        padding_free=args.padding_free and batch.micro > 1,  # one at a time has no padding
+        gradient_accumulation_steps=dealt.shape.micro,
         max_length=None,  # turns.py has trimmed
         report_to="none",  # tracking.py reports, in an order that lets every reporter see every number
         use_cpu=args.use_cpu or not here.gpu,
         eval_strategy="epoch" if heldout else "no",
         eval_on_start=args.eval_on_start and bool(heldout),
+        **gloo.config_fields(args, here),
     )
     if here_is_first():
-        runs.clear(args.output_dir, args.overwrite)
-        record = tracking.record(args, data, encoded)
+        if args.overwrite:
+            runs.set_aside(args.output_dir)
+        record = tracking.record(args, data, encoded, dealt.shape)
         runs.write_text(f"{args.output_dir}/recipe.yaml", recipe.as_yaml(record))
         tracking.start_wandb(args, record)
 
     # ---- model, trainer, ramp --------------------------------------------------------------------------------------
+    varlen.register()
     model, peft_config = load_model(args, recipe.build(args, ModelConfig))
     reporters = get_reporting_integration_callbacks(["wandb"] if here_is_first() and tracking.wants_wandb(args) else [])
-    trainer = SFTTrainer(
+    trainer = ExactTrainer(
+        batches=dealt,
         model=model,
         args=config,
         processing_class=tokenizer,
         peft_config=peft_config,
-        train_dataset=Dataset.from_list(encoded.rows),
+        train_dataset=Dataset.from_list([*encoded.rows, turns.filler(tokenizer)]),
         eval_dataset=Dataset.from_list(heldout) if heldout else None,
         callbacks=[
-            tracking.MetricsFile(args.output_dir),
+            tracking.Metrics(args.output_dir, dealt, here.gpu),
             checkpoints.KeepEpochs(args.keep_epochs),
             malloc.GiveBack(),
             *[reporter() for reporter in reporters],
@@ -103,16 +110,15 @@ def train(args, tokenizer, data, encoded, heldout, batch, here):
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(tracking.Progress())
-    trainer.create_model_card = lambda **kwargs: None  # the card is written when a run is published
-    if len(trainer.train_dataset) != len(encoded.rows):
-        raise RuntimeError(f"{len(encoded.rows)} rows went in, {len(trainer.train_dataset)} are trained on")
     if args.residual_dropout:
         dropout.add_residual_dropout(trainer.model, args.residual_dropout)
 
     # ---- train, save, say what came of it --------------------------------------------------------------------------
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with runs.full_disk_said(args.output_dir):
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     tracking.finish_wandb()
+    trainer.end()  # of the process group, or NCCL complains
     if here_is_first():
         summary(args, trainer, time.perf_counter() - started)
 

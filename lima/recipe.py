@@ -19,7 +19,11 @@ import yaml
 from lima import UserError
 
 DERIVED = {
-    "gradient_accumulation_steps": "follows from global_batch_size, the number of ranks and per_device_train_batch_size",
+    "gradient_accumulation_steps": "follows from global_batch_size, the number of ranks and tokens_per_device",
+    "per_device_train_batch_size": "follows from global_batch_size, the number of ranks and tokens_per_device",
+    "train_sampling_strategy": "batches are those of a plain shuffle by seed; see lima/train/batches.py",
+    "dataloader_drop_last": "the last batch of an epoch is partial, never dropped",
+    "average_tokens_across_devices": "the loss is the mean over the tokens of the whole global batch",
     "push_to_hub": "saving, verifying and pushing are three steps; a push inside a run can take the run with it",
     "trust_remote_code": "this repo runs no code from a model's or a dataset's repository",
     "pad_token": "set padding_token; the base carries it",
@@ -72,6 +76,9 @@ class LimaArguments:
         choices=["trim", "drop", "error"],
     )
     global_batch_size: int = _arg("Examples an optimiser step, over all ranks (section 3).", default=32)
+    tokens_per_device: int = _arg(
+        "Most tokens that a rank computes at a time; the number of micro-batches a step follows from it.", default=4096
+    )
     residual_dropout: float = _arg(
         "Dropout on the residual stream at the last layer, rising linearly from 0.0 at the first (section 3).",
         default=0.0,
@@ -204,6 +211,8 @@ def load(argv):
     _parse(parser, flags, "command line")
     namespace = _parse(parser, words + flags, chosen.config)
     for key in given:
+        if getattr(namespace, key) in ("None", "null", ["None"], ["null"]) and parser.get_default(key) is None:
+            setattr(namespace, key, None)  # `--heldout None`, as Python and YAML write it
         given[key] = _plain(getattr(namespace, key))
     name = namespace.run_name or Path(chosen.config).stem
     namespace.run_name, namespace.config, namespace.given = name, chosen.config, given

@@ -1,5 +1,6 @@
 """Where a run keeps what: `runs/<name>/` with recipe.yaml, metrics.jsonl, checkpoint-<step>/ and generations/."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from lima import UserError
 
+FORMER = "former"
 LIBRARIES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "peft", "bitsandbytes")
 
 
@@ -56,7 +58,7 @@ def newest_checkpoint(run):
     run = Path(run)
     if (run / "config.json").exists():
         return run
-    found = checkpoints(run)
+    found = checkpoints(run) or checkpoints(run / FORMER)  # a run that replaces another may not have got to its first
     if not found:
         have = ", ".join(sorted(p.name for p in Path("runs").glob("*"))) or "none yet"
         raise UserError(f"{run}: no checkpoint there; runs here: {have}; train one with `make sft-NAME`")
@@ -64,9 +66,12 @@ def newest_checkpoint(run):
 
 
 def refuse_finished(run, overwrite, resume):
-    """Raises `UserError` if training into `run` would mix with, or lose, what another run left there."""
+    """Raises `UserError` if training into `run` would mix with, or lose, what another run left there, or if `resume`, the
+    checkpoint to go on from, cannot carry on."""
     found = checkpoints(run)
-    if found and not (overwrite or resume):
+    if resume:
+        _check_resumable(Path(resume), found)
+    elif found and not overwrite:
         raise UserError(
             f"{run}: holds {len(found)} checkpoints of an earlier run; continue it with "
             f"--resume_from_checkpoint {found[-1]}, train beside it with --run_name NAME, or replace it with "
@@ -74,11 +79,43 @@ def refuse_finished(run, overwrite, resume):
         )
 
 
-def clear(run, overwrite):
-    """Removes an earlier run's checkpoints and answers, where the recipe says that they may go."""
-    if overwrite:
-        for path in [*checkpoints(run), *Path(run).glob("generations/checkpoint-*")]:
-            shutil.rmtree(path)
+def _check_resumable(checkpoint, found):
+    newest = f"the newest of this run is {found[-1]}" if found else "this run has none"
+    if not (checkpoint / "trainer_state.json").is_file():
+        raise UserError(f"{checkpoint}: not a checkpoint of a run; {newest}")
+    if not (checkpoint / "optimizer.pt").exists() and not any(checkpoint.glob("global_step*")):
+        raise UserError(f"{checkpoint}: its optimiser's state is gone, kept weights only; {newest}")
+
+
+def set_aside(run):
+    """Moves what an earlier run left in `run` to `run/former`, until `forget_former` finds that a new checkpoint stands."""
+    run, found = Path(run), checkpoints(run)
+    if not found:
+        return
+    forget_former(run)
+    for path in [*found, *run.glob("generations/checkpoint-*"), run / "metrics.jsonl", run / "recipe.yaml"]:
+        if path.exists():
+            target = run / FORMER / path.relative_to(run)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+
+
+def forget_former(run):
+    """Removes what `set_aside` kept."""
+    shutil.rmtree(Path(run) / FORMER, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def full_disk_said(run):
+    """Turns what libraries raise when the disk of `run` is full (PyTorch's writer says "unexpected pos") into one line."""
+    try:
+        yield
+    except (OSError, RuntimeError):
+        if shutil.disk_usage(run).free < 2**24:
+            raise UserError(
+                f"{run}: the disk is full; checkpoints that were complete stand; free some, then resume"
+            ) from None
+        raise
 
 
 def versions():

@@ -88,6 +88,11 @@ def encode_all(tokenizer, conversations, max_length, loss_on="responses", over_l
     return out
 
 
+def filler(tokenizer):
+    """A row that carries no loss, for a rank that has no example of a step: it still takes part in every collective."""
+    return {"input_ids": [tokenizer.eos_token_id] * 2, "labels": [IGNORED] * 2}
+
+
 def load_tokenizer(folder, command="make base-NAME"):
     """The tokenizer of a prepared base or a checkpoint.
 

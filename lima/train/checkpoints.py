@@ -18,6 +18,7 @@ class KeepEpochs(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
+        runs.forget_former(args.output_dir)  # the run that this one replaces
         steps = state.max_steps / state.num_train_epochs
         for folder in runs.checkpoints(args.output_dir):
             step = int(folder.name.split("-")[1])

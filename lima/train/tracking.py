@@ -2,13 +2,17 @@
 
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
 
+import torch
 from transformers import ProgressCallback, TrainerCallback
+from trl.trainer.utils import get_peak_flops
 
 from lima import runs
+from lima.train.batches import Load
 
 
 def start_wandb(recipe, record):
@@ -58,27 +62,54 @@ def _has_key():
         return False
 
 
-class MetricsFile(TrainerCallback):
-    """Appends every log to `metrics.jsonl`, with tokens/s since the last one, and tells the Trainer's log the same."""
+class Metrics(TrainerCallback):
+    """Adds to every logged step how it ran, and appends every log to `metrics.jsonl`.
 
-    def __init__(self, folder):
-        self.path = Path(folder) / "metrics.jsonl"
-        self.time = self.tokens = None
+    tokens_per_second: over all ranks, since the last log. mfu: percent of the GPUs' dense bf16 peak,
+    100 · FLOPs of the step's examples / (seconds · ranks · peak), with FLOPs = 3 · (2 · weights in matrix products a token +
+    attention over the causal half), so neither recomputation nor padding counts. slots_per_token and balance: see
+    `batches.Load`. peak_memory_gb: of this rank's GPU, or of this process on CPU.
+    """
+
+    def __init__(self, folder, batches, gpu):
+        self.path, self.batches = Path(folder) / "metrics.jsonl", batches
+        self.peak = get_peak_flops(gpu, "bfloat16") if gpu else None
+        self.gpu, self.time, self.load = gpu, 0.0, Load()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.time, self.tokens = time.perf_counter(), 0
+        self.time = time.perf_counter()
         if state.is_world_process_zero and state.global_step == 0:
             self.path.unlink(missing_ok=True)
 
+    def on_step_end(self, args, state, control, **kwargs):
+        self.load += self.batches.load(state.global_step - 1)
+
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs and "num_tokens" in logs:
-            now = time.perf_counter()
-            logs["tokens_per_second"] = round((logs["num_tokens"] - self.tokens) / (now - self.time), 1)
-            self.time, self.tokens = now, logs["num_tokens"]
+        if logs and "loss" in logs and self.load.tokens:
+            logs.update(self._speed())
         if state.is_world_process_zero and logs:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+    def _speed(self):
+        now = time.perf_counter()
+        seconds, load = now - self.time, self.load
+        self.time, self.load = now, Load()
+        out = {
+            "tokens_per_second": round(load.tokens / seconds, 1),
+            "slots_per_token": round(load.slots_per_token, 4),
+            "balance": round(load.balance, 4),
+            "peak_memory_gb": round(self._peak_memory() / 1e9, 2),
+        }
+        if self.peak:
+            out["mfu"] = round(100 * load.work / (seconds * self.batches.shape.ranks * self.peak), 2)
+        return out
+
+    def _peak_memory(self):
+        if self.gpu:
+            return torch.cuda.max_memory_allocated()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     def on_evaluate(self, args, state, control, **kwargs):
         self.time = time.perf_counter()  # held-out loss is not training time
@@ -103,7 +134,7 @@ class Progress(ProgressCallback):
             self.training_bar.write(f"epoch {metrics.get('epoch', 0):<4.3g} held-out loss {metrics['eval_loss']:.3f}")
 
 
-def record(recipe, data, encoded):
+def record(recipe, data, encoded, shape):
     """What `runs/<name>/recipe.yaml` keeps and W&B's config gets."""
     return {
         "config": recipe.config,
@@ -118,6 +149,7 @@ def record(recipe, data, encoded):
             "dropped": len(encoded.dropped),
             "tokens": sum(encoded.lengths),
         },
+        "batches": {"ranks": shape.ranks, "micro": shape.micro, "tokens_per_device": shape.budget},
         "versions": runs.versions(),
         "commit": runs.git_commit(),
     }
