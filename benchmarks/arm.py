@@ -1,0 +1,50 @@
+"""One training of `make bench`, in a process of its own: `trl CONFIG.yaml` or `ours FLAGS …`.
+
+`trl` is the program behind the `trl sft` command, as installed. Prints one line, `ARM {…}`: seconds of every step, losses
+and peak memory.
+"""
+
+import json
+import resource
+import sys
+import time
+
+import torch
+import transformers
+
+
+class Stamp(transformers.TrainerCallback):
+    """Takes the time at every step's end, and says at the end of training what it saw."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.times = [time.perf_counter()]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+
+    def on_train_end(self, args, state, control, **kwargs):
+        memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        seen = {
+            "seconds": [after - before for before, after in zip(self.times, self.times[1:], strict=False)],
+            "losses": [row["loss"] for row in state.log_history if "loss" in row],
+            "memory": memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        print("ARM " + json.dumps(seen), flush=True)
+
+
+def main(kind, *words):
+    transformers.trainer.DEFAULT_CALLBACKS.append(Stamp)
+    if kind == "ours":
+        import lima_sft
+
+        lima_sft.main(list(words))
+    else:
+        from trl.scripts import sft
+
+        sft.main(*sft.make_parser().parse_args_and_config(["--config", words[0]]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
