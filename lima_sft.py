@@ -28,6 +28,7 @@ def main(argv):
     model = memory.check_fit(args, here)
     data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
     tokenizer = turns.load_tokenizer(args.model_name_or_path, recipe.base_command(args.config))
+    model = model or memory.check_fit(args, here, fetch=True)  # a prepared base on the Hub
     encoded = turns.encode_all(tokenizer, data.rows, args.max_length, args.loss_on, args.over_length)
     lengths = encoded.lengths
     costs = plan.work(model[0], lengths)

@@ -31,7 +31,7 @@ def reading(name, kind, instead):
         raise UserError(
             f"{name}: no such {kind} on the Hub, or no right to see it (`hf auth login`); or {instead}"
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+    except (errors.LocalEntryNotFoundError, errors.HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # a full disk or a read-only cache is not the Hub's doing
             raise
         raise UserError(f"{name}: the Hub cannot be reached ({type(error).__name__}); {instead}") from None

@@ -1,64 +1,32 @@
-"""The plan against the models' published sizes, DeepSpeed's own estimator, and arithmetic done here."""
+"""The plan's numbers against arithmetic done here, and its lines for a real tiny run on several ranks."""
 
 import math
 
 import pytest
 
-from lima import UserError, recipe
-from lima.train import checkpoints, plan
-
-PUBLISHED = {  # parameters, as counted from the released weights
-    "7b": 6_738_415_616,
-    "13b": 13_015_864_320,
-    "30b": 32_528_943_616,
-    "65b": 65_285_660_672,
-    "8b": 8_030_261_248,
-    "70b": 70_553_706_496,
-    "32b": 32_763_876_352,
-}
+from lima import UserError, conversations, recipe, turns
+from lima.train import batches, checkpoints, memory, plan
 
 
 def load(name, *flags):
-    return recipe.load(["--config", f"recipes/{name}.yaml", *flags])
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_equal_the_released_model(name):
-    config = plan.base_config(load(name, "--model_name_or_path", "absent"))
-    assert plan.parameters(config) == PUBLISHED[name]
-
-
-@pytest.mark.parametrize("name", ["7b", "65b"])
-@pytest.mark.parametrize("gpus", [8, 16, 64])
-def test_model_states_agree_with_deepspeeds_estimator(name, gpus):
-    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
-
-    args = load(name, "--model_name_or_path", "absent")
-    count = plan.parameters(plan.base_config(args))
-    _, gpu, largest = estimate_zero3_model_states_mem_needs(count, 0, gpus, 1, False, False, True)
-    # theirs keeps 18 bytes a parameter: 16 and a second fp16 copy of the gradients (which bf16 training does not hold)
-    assert plan.model_states(args, count) / gpus == pytest.approx((gpu - largest) * 16 / 18, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("size", "limit", "ranks", "expected"),
-    [(32, 1, 1, (1, 32)), (32, 4, 8, (4, 1)), (32, 3, 1, (2, 16)), (64, 8, 16, (4, 1)), (6, 4, 1, (3, 2))],
-)
-def test_the_global_batch_is_split_and_never_changed(size, limit, ranks, expected):
-    args = load("7b", "--global_batch_size", str(size), "--per_device_train_batch_size", str(limit))
-    batch = plan.split_batch(args, ranks)
-    assert (batch.micro, batch.accumulation) == expected
-    assert batch.ranks * batch.micro * batch.accumulation == size
-
-
-def test_a_world_size_that_does_not_divide_the_batch_is_an_error():
-    with pytest.raises(UserError, match=r"global_batch_size 32 .* 24 ranks.*16, 32"):
-        plan.split_batch(load("65b"), 24)
+    return recipe.load(["--config", f"recipes/{name}.yaml", "--model_name_or_path", "absent", *map(str, flags)])
 
 
 def test_lima_takes_32_steps_an_epoch_with_the_last_partial():
     assert plan.steps(1000, load("65b")) == (32, 8, 480)
     assert plan.steps(1000, load("7b")) == (16, 40, 240)
+
+
+def test_steps_follow_the_rows():
+    for rows in (1, 31, 32, 33, 1030):
+        each, last, _ = plan.steps(rows, load("65b"))
+        assert each == math.ceil(rows / 32)
+        assert (each - 1) * 32 + last == rows
+
+
+def test_max_steps_and_parts_of_an_epoch_are_counted():
+    assert plan.steps(1000, load("65b", "--max_steps", 7))[2] == 7
+    assert plan.steps(1000, load("65b", "--num_train_epochs", 1.5))[2] == 48
 
 
 def test_rates_are_the_papers():
@@ -67,20 +35,8 @@ def test_rates_are_the_papers():
     assert last == pytest.approx(1e-6 + 9e-6 / 480)
 
 
-def test_a_machine_without_gpus_refuses_65b_and_says_what_could_hold_it():
-    here = plan.Machine(1, None, 24 * 10**9)
-    with pytest.raises(UserError, match=r"does not fit: 65\.3B parameters need 1,045 GB .*16 × 80 GB GPUs") as error:
-        args = load("65b", "--model_name_or_path", "absent")
-        plan.check_fit(args, here, plan.split_batch(args, 1))
-    assert "Nothing was downloaded" in " ".join(str(error.value).split())
-
-
-def test_65b_fits_on_16_gpus_of_80_gb_and_not_on_8():
-    args = load("65b", "--model_name_or_path", "absent")
-    here = plan.Machine(16, "H100", 80 * 2**30)
-    plan.check_fit(args, here, plan.split_batch(args, 16))
-    with pytest.raises(UserError, match="does not fit"):
-        plan.check_fit(args, here, plan.split_batch(args, 8))
+def test_warmup_starts_at_nothing():
+    assert plan.rates(load("65b", "--warmup_steps", 10), 480)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -91,14 +47,79 @@ def test_kept_epochs(text, epochs, kept):
     assert checkpoints.kept(epochs, text) == kept
 
 
-def test_disk_counts_every_kept_epoch_and_two_optimiser_states():
-    args, count = load("65b"), 65_285_660_672
-    weights, state = 2 * count, 12 * count  # bf16, and fp32 master, first and second moments
-    assert plan.disk_need(args, count, 15) == 8 * weights + 2 * state
+@pytest.mark.parametrize(
+    ("name", "parameters", "vocab", "width", "layers"),
+    [("7b", 6_738_415_616, 32_000, 4096, 32), ("70b", 70_553_706_496, 128_256, 8192, 80)],
+)
+def test_work_is_six_flops_a_multiplied_weight_and_causal_attention(name, parameters, vocab, width, layers):
+    """All weights multiply but the embedding's (a lookup) and the norms'; a token attends to half of its example."""
+    multiplied = parameters - vocab * width - (2 * layers + 1) * width
+    lengths = [1, 100, 2048]
+    scores = 2 * 2 * width * layers  # a token with one other: query times key, weight times value
+    by_hand = [3 * (2 * multiplied * n + scores * n * n / 2) for n in lengths]
+    assert plan.work(memory.base_config(load(name)), lengths) == pytest.approx(by_hand, rel=1e-9)
 
 
-def test_steps_follow_the_rows():
-    for rows in (1, 31, 32, 33, 1030):
-        each, last, _ = plan.steps(rows, load("65b"))
-        assert each == math.ceil(rows / 32)
-        assert (each - 1) * 32 + last == rows
+@pytest.fixture
+def tiny_run(tiny_base):
+    """All that `lines` wants, of a recipe on the tiny base: three ranks, the dialogues left out."""
+    args = load(
+        "135m",
+        "--model_name_or_path",
+        tiny_base,
+        "--global_batch_size",
+        8,
+        "--tokens_per_device",
+        1024,
+        "--max_length",
+        256,
+    )
+    here = memory.Machine(3, None, 16 * 10**9)
+    model = memory.check_fit(args, here)
+    data = conversations.load("data/starter.jsonl", exclude_sources=["dialogue"])
+    encoded = turns.encode_all(turns.load_tokenizer(tiny_base), data.rows, args.max_length)
+    shape, load_of_run = batches.lay_out(args, encoded.lengths, plan.work(model[0], encoded.lengths), here.ranks)
+    return [args, data, encoded, shape, load_of_run, here, model]
+
+
+def test_the_batch_line_says_how_evenly_a_step_is_shared(tiny_run):
+    args, _, encoded, shape, _, _, (config, *_) = tiny_run
+    lengths, costs = encoded.lengths, plan.work(config, encoded.lengths)
+    turns_of_run = []  # the examples of every rank, turn by turn
+    for epoch in range(15):
+        samplers = [batches.ExactBatches(lengths, costs, shape, rank, args.seed) for rank in range(3)]
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        turns_of_run += zip(*samplers, strict=True)
+
+    def spent(numbers):
+        """Over what is needed, what three ranks spend that wait for each other."""
+        shares = [[sum(numbers[i] for i in micro if i < len(lengths)) for micro in turn] for turn in turns_of_run]
+        return sum(3 * max(turn) for turn in shares) / sum(map(sum, shares))
+
+    assert shape.micro == 1 and spent(costs) > 1.01
+    assert dict(plan.lines(*tiny_run))["batch"] == (
+        "8 examples a step = 3 ranks × 1 micro-batch of at most 1,024 tokens · "
+        f"balance {spent(costs):.3f} (max/mean) · {spent(lengths):.3f} slots a token"
+    )
+
+
+def test_the_other_lines_count_what_is_there(tiny_run, tiny_base):
+    args, _, encoded, _, _, _, (_, count, _) = tiny_run
+    said = dict(plan.lines(*tiny_run))
+    rows, cut = len(encoded.rows), len(encoded.trimmed)
+    assert (rows, args.num_train_epochs) == (176, 15) and cut > 0
+    assert said["base"] == f"{tiny_base} · {count:,} parameters"
+    assert said[""] == f"{cut} trimmed at 256 tokens · 14 left out by source"
+    assert said["steps"] == "22 an epoch, the last with 8 · 330 in all over 15 epochs"
+    assert said["dropout"] == "0.00 at the first layer → 0.20 at the last of 4"
+    assert said["memory"].endswith("16 GB of host memory · gradient checkpointing off")
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_an_error(tiny_run):
+    config, _, need = tiny_run[-1]
+    tiny_run[-1] = (config, 10**15, need)
+    with pytest.raises(UserError, match=r"checkpoints need [\d,.]+ GB and [\d,.]+ GB are free"):
+        plan.lines(*tiny_run)
+    tiny_run[0].ignore_fit = True
+    assert plan.lines(*tiny_run)

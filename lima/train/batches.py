@@ -87,16 +87,16 @@ def _refine(held, loads, lengths, costs, budget):
 def _best_swap(held, loads, lengths, costs, budget, top):
     """`(example of the heaviest bin, other bin, example of it or None)` that lowers the heavier of the two most, or None."""
     best, found = loads[top] * (1 - 1e-9), None
+    tokens = [sum(lengths[i] for i in examples) for examples in held]
     for other, examples in enumerate(held):
         if other == top or len(held[top]) == 1:
             continue
-        room = budget - sum(lengths[i] for i in examples)
         for theirs in [*examples, None]:
-            cost, tokens = (0, 0) if theirs is None else (costs[theirs], lengths[theirs])
+            cost, length = (0, 0) if theirs is None else (costs[theirs], lengths[theirs])
             for mine in held[top]:
-                moved = costs[mine] - cost
+                moved, longer = costs[mine] - cost, lengths[mine] - length
                 heavier = max(loads[top] - moved, loads[other] + moved)
-                if heavier < best and lengths[mine] - tokens <= room:
+                if heavier < best and tokens[other] + longer <= budget and tokens[top] - longer <= budget:
                     best, found = heavier, (mine, other, theirs)
     return found
 

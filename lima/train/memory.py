@@ -41,13 +41,15 @@ def machine():
     return Machine(ranks, None, host // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def base_config(recipe):
-    """The base's dimensions (a transformers config) without touching the network; None if nobody here knows them."""
+def base_config(recipe, fetch=False):
+    """The base's dimensions (a transformers config); None if nobody here knows them and the network may not be asked."""
     from transformers import AutoConfig
 
     for folder in (recipe.model_name_or_path, recipe.base or ""):
         if (Path(folder) / "config.json").is_file():
             return AutoConfig.from_pretrained(folder)
+    if fetch:
+        return AutoConfig.from_pretrained(recipe.model_name_or_path)
     shape = json.loads(SHAPES.read_text()).get(recipe.base)
     return AutoConfig.for_model(**shape) if shape else None
 
@@ -99,20 +101,20 @@ def expected(recipe, config, count, ranks):
     return model_states(recipe, count) / shards + activations(recipe, config) + loss + passing
 
 
-def check_fit(recipe, here):
-    """`(config, parameters, expected bytes a rank)`, or Nones where the base's size is unknown.
+def check_fit(recipe, here, fetch=False):
+    """`(config, parameters, expected bytes a rank)`, or None where the base's size is unknown.
 
     Decides `recipe.gradient_checkpointing` where the recipe leaves it open: off where memory allows, on where not. Raises
     `UserError` when this machine cannot hold the run, saying what could; only a note where the recipe ignores it.
-    Reads nothing from the network.
+    Reads nothing from the network, unless it may `fetch` the config of a prepared base on the Hub.
     """
-    config = base_config(recipe)
+    config = base_config(recipe, fetch)
     if config is None:
         if Path(recipe.model_name_or_path).is_dir():
             raise UserError(
                 f"{recipe.model_name_or_path}: no config.json in it; remove it, then prepare the base again"
             )
-        return None, None, None
+        return None
     count = parameters(config)
     extra = 0 if here.gpu else LIBRARIES
     room = here.memory * MARGIN

@@ -32,11 +32,12 @@ def check(implementation, padding_free):
         )
 
 
-def mask(*args, attention_mask=None, allow_is_causal_skip=True, **kwargs):
+def mask(batch_size, q_length, kv_length, *args, attention_mask=None, allow_is_causal_skip=True, **kwargs):
     """No mask for examples end to end, whose boundaries `attention` gets; else the one that `sdpa` takes."""
-    if attention_mask is None and not allow_is_causal_skip:
+    if attention_mask is None and not allow_is_causal_skip and q_length == kv_length > 1:
         return None
-    return sdpa_mask(*args, attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip, **kwargs)
+    more = {"attention_mask": attention_mask, "allow_is_causal_skip": allow_is_causal_skip, **kwargs}
+    return sdpa_mask(batch_size, q_length, kv_length, *args, **more)
 
 
 def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
