@@ -1,5 +1,7 @@
 """TRL's ways to train and ours, in turn, on the same model, rows, global batch and steps: `make bench`.
 
+    make bench                            the four arms
+    make bench ARGS=--knobs               ours, with one line of the recipe changed at a time
     python -m benchmarks.step [--rounds 3] [--steps 4] [--model embedded|1b|3b|7b] [--shrink 4] [--examples 8]
 
 The rows have the lengths of LIMA's 1,000 (benchmarks/lima_lengths.json), divided by --shrink, and random words. Every arm
@@ -81,37 +83,57 @@ def arms(options, model, work):
     big = {"optim": "adamw_8bit", "dtype": "bfloat16"} if options.model == "7b" else {}
     stock = {
         **PROTOCOL, **big, "model_name_or_path": str(model), "dataset_name": str(work / "rows"), "max_length": longest,
-        "max_steps": options.steps, "per_device_train_batch_size": options.examples, "assistant_only_loss": True,
+        "max_steps": options.steps, "assistant_only_loss": True, **_split(options.examples),
         "output_dir": str(work / "out"), "use_cpu": not torch.cuda.is_available(),
     }  # fmt: skip
     mean = statistics.mean(options.lengths)
     packs = max(1, round(options.examples * mean / longest))  # packs that hold as many tokens as the examples of a step
     trl = {
         "trl sft": stock,
-        "trl sft, packing": {**stock, "packing": True, "per_device_train_batch_size": packs},
+        "trl sft, packing": {**stock, "packing": True, **_split(packs)},
         "trl sft, padding_free + batch_rebalance + sdpa": {
             **stock, "padding_free": True, "max_length": None, "train_sampling_strategy": "batch_rebalance",
             "dataloader_drop_last": True, "attn_implementation": "sdpa",
         },
     }  # fmt: skip
-    out = {}
-    for number, (name, config) in enumerate(trl.items()):
-        file = work / f"{number}.yaml"
-        file.write_text(yaml.safe_dump(config))
-        out[name] = ["trl", file]
     flags = {
         **PROTOCOL, **big, "model_name_or_path": model, "dataset": work / "rows/train.jsonl", "heldout": None,
         "dev_prompts": None, "test_prompts": None, "max_steps": options.steps, "global_batch_size": options.examples,
         "tokens_per_device": options.budget or longest, "residual_dropout": 0.0, "eval_on_start": False,
         "output_dir": work / "ours", "overwrite": True,
     }  # fmt: skip
-    words = [
-        word
-        for key, value in flags.items()
-        for word in (f"--{key}", json.dumps(value) if isinstance(value, dict) else value)
-    ]
-    out["exact batches (ours)"] = ["ours", "--config", "recipes/135m.yaml", *words]
-    return out
+    if options.knobs:
+        return {name: _ours({**flags, **change}) for name, change in knobs(flags["tokens_per_device"]).items()}
+    out = {}
+    for number, (name, config) in enumerate(trl.items()):
+        file = work / f"{number}.yaml"
+        file.write_text(yaml.safe_dump(config))
+        out[name] = ["trl", file]
+    return {**out, "exact batches (ours)": _ours(flags)}
+
+
+def knobs(budget):
+    """Lines of the recipe whose worth is measured, one at a time."""
+    return {
+        "as in the recipe": {},
+        "padding_free: false, attn_implementation: sdpa": {"padding_free": False, "attn_implementation": "sdpa"},
+        "attn_implementation: sdpa": {"attn_implementation": "sdpa"},
+        "gradient_checkpointing: true": {"gradient_checkpointing": True},
+        "tokens_per_device × 4": {"tokens_per_device": 4 * budget},
+        "optim: adamw_torch": {"optim": "adamw_torch"},
+        "bf16: false": {"bf16": False},
+    }
+
+
+def _split(rows):
+    """TRL's default of 8 rows at a time, accumulated to `rows`."""
+    turns = -(-rows // 8)
+    return {"per_device_train_batch_size": rows // turns, "gradient_accumulation_steps": turns}
+
+
+def _ours(flags):
+    words = [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}" for key, value in flags.items()]
+    return ["ours", "--config", "recipes/135m.yaml", *words]
 
 
 def run(command, log):
@@ -153,6 +175,7 @@ def main():
     parser.add_argument("--shrink", type=int, default=1 if cuda else 4, help="divides every length [%(default)s]")
     parser.add_argument("--examples", type=int, default=32 if cuda else 8, help="a step [%(default)s]")
     parser.add_argument("--budget", type=int, help="our tokens_per_device [the longest example]")
+    parser.add_argument("--knobs", action="store_true", help="ours with one line of the recipe changed at a time")
     parser.add_argument("--only", help="arms whose name contains this")
     options = parser.parse_args()
     device = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} CPU cores"
