@@ -1,4 +1,5 @@
-"""One training of `make bench`, in a process of its own: `trl CONFIG.yaml` or `ours FLAGS …`.
+"""One training of `make bench`, in a process of its own: `trl CONFIG.yaml` or `ours FLAGS …`
+(`ours-malloc`: without our settings of the allocator).
 
 `trl` is the program behind the `trl sft` command, as installed. Prints one line, `ARM {…}`: seconds of every step, losses
 and peak memory.
@@ -36,9 +37,12 @@ class Stamp(transformers.TrainerCallback):
 
 def main(kind, *words):
     transformers.trainer.DEFAULT_CALLBACKS.append(Stamp)
-    if kind == "ours":
+    if kind.startswith("ours"):
         import lima_sft
+        from lima.train import malloc
 
+        if kind == "ours-malloc":
+            malloc.keep_freed_memory = malloc.GiveBack.on_step_end = lambda *args, **kwargs: None
         lima_sft.main(list(words))
     else:
         from trl.scripts import sft

@@ -103,7 +103,8 @@ def arms(options, model, work):
         "output_dir": work / "ours", "overwrite": True,
     }  # fmt: skip
     if options.knobs:
-        return {name: _ours({**flags, **change}) for name, change in knobs(flags["tokens_per_device"]).items()}
+        changed = {name: _ours({**flags, **change}) for name, change in knobs(flags["tokens_per_device"]).items()}
+        return {**changed, "without lima/train/malloc.py (CPU)": ["ours-malloc", *_ours(flags)[1:]]}
     out = {}
     for number, (name, config) in enumerate(trl.items()):
         file = work / f"{number}.yaml"
@@ -176,7 +177,7 @@ def main():
     parser.add_argument("--examples", type=int, default=32 if cuda else 8, help="a step [%(default)s]")
     parser.add_argument("--budget", type=int, help="our tokens_per_device [the longest example]")
     parser.add_argument("--knobs", action="store_true", help="ours with one line of the recipe changed at a time")
-    parser.add_argument("--only", help="arms whose name contains this")
+    parser.add_argument("--only", default="", help="arms whose name has this regular expression")
     options = parser.parse_args()
     device = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} CPU cores"
     with tempfile.TemporaryDirectory() as folder:
@@ -184,7 +185,7 @@ def main():
         (work / "rows").mkdir()
         model = model_folder(options.model, work)
         options.lengths = write_rows(work / "rows/train.jsonl", AutoTokenizer.from_pretrained(model), options.shrink)
-        commands = {name: words for name, words in arms(options, model, work).items() if (options.only or "") in name}
+        commands = {name: words for name, words in arms(options, model, work).items() if re.search(options.only, name)}
         print(
             f"{options.model} on {device} · {options.examples} examples a step, LIMA's lengths ÷ {options.shrink} · "
             f"{options.steps} steps, the first left out · {options.rounds} rounds, arms in turn",
