@@ -15,7 +15,7 @@ OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all lint chat generate bench bench-balance clean
+.PHONY: help setup quickstart test test-all lint chat generate bench bench-balance bench-peers clean
 .DELETE_ON_ERROR:
 
 ##@ Start here
@@ -61,6 +61,9 @@ bench: $(READY) ## TRL's ways to train and ours, in turn: steps/s, memory, losse
 bench-balance: $(VENV)/.requirements-bench ## slots a token needs on 1 to 64 GPUs, by strategy; draws the figure
 	@$(PY) -m benchmarks.balance
 
+bench-peers: $(READY) ## litgpt's LIMA module and LLaMA-Factory beside ours, in venvs of their own
+	@$(PY) -m benchmarks.peers $(ARGS)
+
 ##@ This repo
 test: $(READY) $(VENV)/.requirements-dev ## all tests, under 10 minutes on 2 cores
 	@$(PY) -m pytest -q -m "not slow" tests $(ARGS)
@@ -73,7 +76,7 @@ lint: $(VENV)/.requirements-dev ## ruff
 
 clean: ## remove caches and half-made bases; runs and bases stay
 	rm -rf bases/*.partial .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)*/*' -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

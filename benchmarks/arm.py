@@ -9,6 +9,7 @@ import json
 import resource
 import sys
 import time
+from itertools import pairwise
 
 import torch
 import transformers
@@ -28,7 +29,7 @@ class Stamp(transformers.TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         seen = {
-            "seconds": [after - before for before, after in zip(self.times, self.times[1:], strict=False)],
+            "seconds": [after - before for before, after in pairwise(self.times)],
             "losses": [row["loss"] for row in state.log_history if "loss" in row],
             "memory": memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
