@@ -78,6 +78,7 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here):
         max_length=None,  # turns.py has trimmed
         report_to="none",  # tracking.py reports, in an order that lets every reporter see every number
         use_cpu=args.use_cpu or not here.gpu,
+        tf32=args.tf32 if here.gpu else None,
         eval_strategy="epoch" if heldout else "no",
         eval_on_start=args.eval_on_start and bool(heldout),
         **gloo.config_fields(args, here),
