@@ -9,6 +9,9 @@ import traceback
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at import that an optional CPU kernel is absent
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if os.path.exists("/dev/nvidiactl") else "cpu")  # else DeepSpeed warns
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# On CPU, oneDNN keeps compiled code for every shape it has met, and here every length is a shape: 60 MB a step, for ever.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
 
 
 class UserError(ValueError):
