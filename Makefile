@@ -58,10 +58,10 @@ generate: $(READY) ## RUN's answers to the dev prompts, with the paper's decodin
 bench: $(READY) ## TRL's ways to train and ours, in turn: steps/s, memory, losses
 	@$(PY) -m benchmarks.step $(ARGS)
 
-bench-balance: $(VENV)/.requirements-bench ## slots a token needs on 1 to 64 GPUs, by strategy; draws the figure
+bench-balance: $(VENV)/.requirements-bench ## slots a token needs on 1 to 64 GPUs; draws the figure
 	@$(PY) -m benchmarks.balance
 
-bench-peers: $(READY) ## litgpt's LIMA module and LLaMA-Factory beside ours, in venvs of their own
+bench-peers: $(READY) ## litgpt and LLaMA-Factory beside ours, in venvs of their own
 	@$(PY) -m benchmarks.peers $(ARGS)
 
 ##@ This repo

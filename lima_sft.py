@@ -78,7 +78,7 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here):
         max_length=None,  # turns.py has trimmed
         report_to="none",  # tracking.py reports, in an order that lets every reporter see every number
         use_cpu=args.use_cpu or not here.gpu,
-        tf32=args.tf32 if here.gpu else None,
+        tf32=(True if here.gpu else None) if args.tf32 is None else args.tf32,
         eval_strategy="epoch" if heldout else "no",
         eval_on_start=args.eval_on_start and bool(heldout),
         **gloo.config_fields(args, here),
