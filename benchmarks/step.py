@@ -99,7 +99,7 @@ def arms(options, model, work):
     flags = {
         **PROTOCOL, **big, "model_name_or_path": model, "dataset": work / "rows/train.jsonl", "heldout": None,
         "dev_prompts": None, "test_prompts": None, "max_steps": options.steps, "global_batch_size": options.examples,
-        "tokens_per_device": options.budget or longest, "residual_dropout": 0.0, "eval_on_start": False,
+        "tokens_per_device": options.budget, "residual_dropout": 0.0, "eval_on_start": False,
         "output_dir": work / "ours", "overwrite": True,
     }  # fmt: skip
     if options.knobs:
@@ -175,7 +175,7 @@ def main():
     parser.add_argument("--model", choices=["embedded", *SIZES], default="1b" if cuda else "embedded")
     parser.add_argument("--shrink", type=int, default=1 if cuda else 4, help="divides every length [%(default)s]")
     parser.add_argument("--examples", type=int, default=32 if cuda else 8, help="a step [%(default)s]")
-    parser.add_argument("--budget", type=int, help="our tokens_per_device [the longest example]")
+    parser.add_argument("--budget", type=int, default=4096 if cuda else 512, help="our tokens_per_device [%(default)s]")
     parser.add_argument("--knobs", action="store_true", help="ours with one line of the recipe changed at a time")
     parser.add_argument("--only", default="", help="arms whose name has this regular expression")
     options = parser.parse_args()

@@ -10,8 +10,7 @@ from lima.evaluate.generate import arguments, generate, load_model
 
 
 def main(argv):
-    parser = arguments(__doc__)
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, prompts=False).parse_args(argv)
     from transformers import TextStreamer
 
     folder = runs.newest_checkpoint(args.run)

@@ -112,12 +112,13 @@ def generate_file(folder, prompts, out, max_new_tokens=2048, seed=0, batch_size=
     return rows
 
 
-def arguments(doc):
-    """The flags that this step's programs share."""
+def arguments(doc, prompts=True):
+    """The flags that this step's programs share; those about a prompt file only where there are `prompts`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="a run (runs/NAME), a checkpoint, or a prepared base")
-    parser.add_argument("--prompts", default="data/prompts/dev.jsonl", help="prompt file [%(default)s]")
-    parser.add_argument("--limit", type=int, help="the first so many prompts only")
+    if prompts:
+        parser.add_argument("--prompts", default="data/prompts/dev.jsonl", help="prompt file [%(default)s]")
+        parser.add_argument("--limit", type=int, help="the first so many prompts only")
     parser.add_argument("--max_new_tokens", type=int, default=2048, help="[%(default)s, the paper's]")
     parser.add_argument("--seed", type=int, default=0)
     return parser

@@ -68,11 +68,15 @@ def model_states(recipe, count):
     """Bytes of weights, gradients and optimiser states, over all ranks.
 
     16 a parameter for AdamW in mixed precision: fp32 master weights and gradients, or bf16 ones with an fp32 copy, and
-    two fp32 moments; 10 with 8-bit moments; 0.56 for a 4-bit base whose adapters are small beside it.
+    two fp32 moments; 10 with 8-bit moments. 8 and 6 where the weights are bf16 without a copy. 0.56 for a 4-bit base whose
+    adapters are small beside it.
     """
     if recipe.use_peft:
         return count * (0.56 if recipe.load_in_4bit else 4)
-    return count * (10 if "8bit" in str(recipe.optim) else 16)
+    alone = recipe.dtype == "bfloat16" and not recipe.deepspeed
+    if "8bit" in str(recipe.optim):
+        return count * (6 if alone else 10)
+    return count * (8 if alone else 16)
 
 
 def activations(recipe, config):
