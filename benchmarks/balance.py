@@ -118,7 +118,7 @@ def main():
     results = {size: {ranks: measure(size, ranks) for ranks in counts} for size, counts in RANKS.items()}
     print("\n\n".join(table(size, by_ranks) for size, by_ranks in results.items()))
     started = time.perf_counter()
-    for batch in [b for e in range(15) for b in batches.global_batches(len(LENGTHS), 64, SEED, e)] * 2:
+    for batch in [b for e in range(EPOCHS) for b in batches.global_batches(len(LENGTHS), 64, SEED, e)] * 2:
         batches.deal(batch, LENGTHS, COSTS, batches.Shape(64, 64, 4096))
     print(f"\ndealing 480 steps of 64 examples to 64 ranks took {time.perf_counter() - started:.2f} s")
     path = ROOT / "docs/figures/balance.svg"

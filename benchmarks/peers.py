@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 from transformers import AutoTokenizer
 
-from benchmarks.step import EMBEDDED, PROTOCOL, model_folder, write_rows
+from benchmarks.step import EMBEDDED, PROTOCOL, model_folder, our_flags, our_words, write_rows
 from lima.train import batches
 from lima.train.embedded import unpack
 
@@ -81,13 +81,8 @@ def llamafactory(work, steps):
 
 
 def ours(work, steps):
-    flags = {
-        **PROTOCOL, "model_name_or_path": EMBEDDED, "dataset": work / "rows/train.jsonl", "heldout": None, "dev_prompts": None,
-        "test_prompts": None, "max_steps": steps, "global_batch_size": ROWS, "tokens_per_device": 2048 // SHRINK,
-        "residual_dropout": 0.0, "eval_on_start": False, "output_dir": work / "ours", "overwrite": True,
-    }  # fmt: skip
-    words = [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}" for key, value in flags.items()]
-    return [sys.executable, "lima_sft.py", "--config", "recipes/135m.yaml", *words], r"'loss':"
+    flags = our_flags(EMBEDDED, work, steps, ROWS, 2048 // SHRINK)
+    return [sys.executable, "lima_sft.py", *our_words(flags)], r"'loss':"
 
 
 def run(command, mark):

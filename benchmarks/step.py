@@ -96,21 +96,19 @@ def arms(options, model, work):
             "dataloader_drop_last": True, "attn_implementation": "sdpa",
         },
     }  # fmt: skip
-    flags = {
-        **PROTOCOL, **big, "model_name_or_path": model, "dataset": work / "rows/train.jsonl", "heldout": None,
-        "dev_prompts": None, "test_prompts": None, "max_steps": options.steps, "global_batch_size": options.examples,
-        "tokens_per_device": options.budget, "residual_dropout": 0.0, "eval_on_start": False,
-        "output_dir": work / "ours", "overwrite": True,
-    }  # fmt: skip
+    flags = {**our_flags(model, work, options.steps, options.examples, options.budget), **big}
     if options.knobs:
-        changed = {name: _ours({**flags, **change}) for name, change in knobs(flags["tokens_per_device"]).items()}
-        return {**changed, "without lima/train/malloc.py (CPU)": ["ours-malloc", *_ours(flags)[1:]]}
+        changed = {
+            name: ["ours", *our_words({**flags, **change})]
+            for name, change in knobs(flags["tokens_per_device"]).items()
+        }
+        return {**changed, "without lima/train/malloc.py (CPU)": ["ours-malloc", *our_words(flags)]}
     out = {}
     for number, (name, config) in enumerate(trl.items()):
         file = work / f"{number}.yaml"
         file.write_text(yaml.safe_dump(config))
         out[name] = ["trl", file]
-    return {**out, "exact batches (ours)": _ours(flags)}
+    return {**out, "exact batches (ours)": ["ours", *our_words(flags)]}
 
 
 def knobs(budget):
@@ -132,9 +130,19 @@ def _split(rows):
     return {"per_device_train_batch_size": rows // turns, "gradient_accumulation_steps": turns}
 
 
-def _ours(flags):
+def our_flags(model, work, steps, examples, budget):
+    """The recipe's lines that make ours the same training as the other arms."""
+    return {
+        **PROTOCOL, "model_name_or_path": model, "dataset": work / "rows/train.jsonl", "heldout": None, "dev_prompts": None,
+        "test_prompts": None, "max_steps": steps, "global_batch_size": examples, "tokens_per_device": budget,
+        "residual_dropout": 0.0, "eval_on_start": False, "output_dir": work / "ours", "overwrite": True,
+    }  # fmt: skip
+
+
+def our_words(flags):
+    """`flags` as the command line of `lima_sft.py`."""
     words = [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}" for key, value in flags.items()]
-    return ["ours", "--config", "recipes/135m.yaml", *words]
+    return ["--config", "recipes/135m.yaml", *words]
 
 
 def run(command, log):

@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer` with the batches that the plan has dealt, and the numbers of how well they ran."""
+"""TRL's `SFTTrainer` with the batches that the plan has dealt."""
 
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
