@@ -185,6 +185,26 @@ def test_the_layout_has_the_fewest_micro_batches_that_fit(ranks, budget):
         assert impossible or None in [batches.deal(batch, lengths, costs, fewer) for batch in steps]
 
 
+def bins_at_least(lengths, budget):
+    """Martello and Toth's bound L2: no packing takes fewer bins (examples over half the budget never share one)."""
+    bounds = []
+    for small in {0, *(n for n in lengths if n <= budget / 2)}:
+        alone = [n for n in lengths if n > budget - small]
+        halves = [n for n in lengths if budget / 2 < n <= budget - small]
+        rest = sum(n for n in lengths if small <= n <= budget / 2) - (len(halves) * budget - sum(halves))
+        bounds.append(len(alone) + len(halves) + max(0, math.ceil(rest / budget)))
+    return max(bounds)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("budget", [2048, 3072, 4096, 8192])
+def test_no_layout_of_lima_has_fewer_micro_batches(size, budget):
+    lengths = [tokens for tokens, _ in json.load(open("benchmarks/lima_lengths.json"))["lengths"]]
+    shape, _ = batches.lay_out(recipe(size, budget, epochs=15), lengths, costs_of(lengths), 1)
+    steps = itertools.chain(*(batches.global_batches(1000, size, 42, epoch) for epoch in range(15)))
+    assert shape.micro == max(bins_at_least([lengths[i] for i in batch], budget) for batch in steps)
+
+
 def test_every_step_counts_toward_the_layout_and_max_steps_cuts_it():
     lengths = drawn(200)
     costs = costs_of(lengths)

@@ -43,12 +43,22 @@ def global_batches(rows, size, seed, epoch):
 def deal(batch, lengths, costs, shape):
     """One global batch → `[rank][micro-batch]` lists of examples, or None if a micro-batch would exceed the budget.
 
-    `lengths`: tokens, `costs`: work of every example of the dataset. Longest first to the least loaded, then swaps that
-    lower the heaviest. Ranks move through micro-batches in step (ZeRO-3 gathers every layer), so micro-batches of like
+    `lengths`: tokens, `costs`: work of every example of the dataset. Evenly, or tightly where that exceeds the budget, then
+    swaps that lower the heaviest. Ranks move through micro-batches in step (ZeRO-3 gathers every layer), so micro-batches of like
     cost share a turn.
     """
+    held = _evenly(batch, lengths, costs, shape) or _tightly(batch, lengths, shape)
+    if held is None:
+        return None
+    loads = [sum(costs[i] for i in examples) for examples in held]
+    _refine(held, loads, lengths, costs, shape.budget)
+    return _in_turns(held, loads, shape)
+
+
+def _evenly(batch, lengths, costs, shape):
+    """Longest first to the least loaded that can hold it, or None."""
     bins = shape.ranks * shape.micro
-    held, tokens, loads = [[] for _ in range(bins)], [0] * bins, [0.0] * bins
+    held, tokens = [[] for _ in range(bins)], [0] * bins
     heap = [(0.0, number) for number in range(bins)]
     for example in sorted(batch, key=lambda i: (-costs[i], i)):
         full = []
@@ -59,11 +69,22 @@ def deal(batch, lengths, costs, shape):
         load, number = heapq.heappop(heap)
         held[number].append(example)
         tokens[number] += lengths[example]
-        loads[number] = load + costs[example]
-        for entry in [*full, (loads[number], number)]:
+        for entry in [*full, (load + costs[example], number)]:
             heapq.heappush(heap, entry)
-    _refine(held, loads, lengths, costs, shape.budget)
-    return _in_turns(held, loads, shape)
+    return held
+
+
+def _tightly(batch, lengths, shape):
+    """Longest first to the fullest that can hold it (best fit decreasing), or None: fits where dealing evenly does not."""
+    held, free = [[] for _ in range(shape.ranks * shape.micro)], [shape.budget] * (shape.ranks * shape.micro)
+    for example in sorted(batch, key=lambda i: (-lengths[i], i)):
+        room = [number for number in range(len(free)) if free[number] >= lengths[example]]
+        if not room:
+            return None
+        number = min(room, key=free.__getitem__)
+        held[number].append(example)
+        free[number] -= lengths[example]
+    return held
 
 
 def _refine(held, loads, lengths, costs, budget):
@@ -154,7 +175,7 @@ def load_of(dealt, lengths, costs):
 
 
 def lay_out(recipe, lengths, costs, ranks):
-    """`(Shape, Load)` of a run: the fewest micro-batches that fit the budget at every one of its steps.
+    """`(Shape, Load)` of a run: the fewest micro-batches that `deal` fits into the budget at every one of its steps.
 
     Raises `UserError` for a batch that the ranks cannot share, an empty example, or one beyond the budget.
     """
