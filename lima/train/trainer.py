@@ -25,5 +25,12 @@ class ExactTrainer(SFTTrainer):
         loader.set_epoch = self.batches.set_epoch  # the Trainer looks for it there
         return loader
 
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """Lends DeepSpeed's ZeRO optimiser the `defaults` of the one inside: the polynomial schedule reads its rate there."""
+        zero = getattr(self.optimizer, "optimizer", None)
+        if hasattr(zero, "optimizer") and not hasattr(zero, "defaults"):
+            zero.defaults = zero.optimizer.defaults
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def create_model_card(self, *args, **kwargs):
         """None: the card is written when a run is published."""
