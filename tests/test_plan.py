@@ -110,7 +110,8 @@ def test_the_other_lines_count_what_is_there(tiny_run, tiny_base):
     rows, cut = len(encoded.rows), len(encoded.trimmed)
     assert (rows, args.num_train_epochs) == (176, 15) and cut > 0
     assert said["base"] == f"{tiny_base} · {count:,} parameters"
-    assert said[""] == f"{cut} trimmed at 256 tokens · 14 left out by source"
+    left_out = next(text for topic, text in plan.lines(*tiny_run) if not topic)
+    assert left_out == f"{cut} trimmed at 256 tokens · 14 left out by source"
     assert said["steps"] == "22 an epoch, the last with 8 · 330 in all over 15 epochs"
     assert said["dropout"] == "0.00 at the first layer → 0.20 at the last of 4"
     assert said["memory"].endswith("16 GB of host memory · gradient checkpointing off")

@@ -1,18 +1,25 @@
-"""Will it fit: what a run takes of a device's memory and of the disk, estimated before anything is downloaded."""
+"""Will it fit: what a run takes of a device's memory, by part, and of host memory and disk, before anything is downloaded.
 
+What a model's states take follows ZeRO's paper (arXiv 1910.02054, section 3.1) and DeepSpeed's code; activations and the loss
+are measured (`fake.py`).
+"""
+
+import copy
+import functools
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from lima import UserError
-from lima.train import checkpoints
+from lima.train import checkpoints, fake, gpus, zero
 
 SHAPES = Path(__file__).with_name("shapes.json")
 GB = 1e9
-MARGIN = 0.92  # of a device's memory that a plan may fill
-LIBRARIES = 1.0 * GB  # what PyTorch and its friends take of host memory before a model is loaded
+MARGIN = 0.92  # of a device's memory that a plan may fill: the rest is CUDA's and NCCL's own, and fragments
+LIBRARIES = 1.0 * GB  # what PyTorch and its friends take of host memory before a model is loaded (measured on CPU)
+NF4 = 4.127 / 8  # bytes a 4-bit weight with its doubly quantised scales (QLoRA, arXiv 2305.14314, section 3)
+EIGHT_BIT = 2 * (1 + 4 / 256)  # bytes of two moments, each with a float a block of 256
 
 
 @dataclass
@@ -22,6 +29,22 @@ class Machine:
     ranks: int
     gpu: str | None
     memory: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes. `states`, `buffers` and the larger of `passing` (a forward and backward pass) and `stepping` (the optimiser's
+    step) are held at once, a rank; `offloaded` lies in host memory instead, over all ranks."""
+
+    states: dict
+    buffers: float
+    passing: dict
+    stepping: float
+    offloaded: float
+
+    @property
+    def peak(self):
+        return sum(self.states.values()) + self.buffers + max(sum(self.passing.values()), self.stepping)
 
 
 def machine():
@@ -56,53 +79,130 @@ def base_config(recipe, fetch=False):
 
 def parameters(config):
     """Parameters of a model of that config, counted on the meta device."""
+    return _sizes(json.dumps(config.to_dict(), sort_keys=True, default=str))[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _sizes(shape):
+    """`(parameters, those of the largest tensor, those of embeddings and head, tied or not)`."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(p.numel() for p in model.parameters())
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**json.loads(shape)))
+    ends = {id(m.weight): m.weight.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    sizes = [p.numel() for p in model.parameters()]
+    return sum(sizes), max(sizes), sum(ends.values())
 
 
-def model_states(recipe, count):
-    """Bytes of weights, gradients and optimiser states, over all ranks.
+def _ends(config):
+    return _sizes(json.dumps(config.to_dict(), sort_keys=True, default=str))[1:]
 
-    16 a parameter for AdamW in mixed precision: fp32 master weights and gradients, or bf16 ones with an fp32 copy, and
-    two fp32 moments; 10 with 8-bit moments. 8 and 6 where the weights are bf16 without a copy. 0.56 for a 4-bit base whose
-    adapters are small beside it.
-    """
+
+def way(recipe, gpu, ds):
+    """The `fake.Way` in which a recipe's passes run. `ds`: its `zero.Zero` or None."""
+    half = ds.half if ds else recipe.dtype in ("bfloat16", "float16")
+    lora = None
     if recipe.use_peft:
-        return count * (0.56 if recipe.load_in_4bit else 4)
-    alone = recipe.dtype == "bfloat16" and not recipe.deepspeed
+        targets, in_full = recipe.lora_target_modules, recipe.lora_modules_to_save
+        lora = (recipe.lora_r, recipe.lora_dropout, tuple(targets or ["all-linear"]), tuple(in_full or []))
+    return fake.Way(
+        bf16_weights=half,
+        autocast=bool(recipe.bf16 or recipe.fp16) and not ds,
+        checkpointing=bool(recipe.gradient_checkpointing),
+        dropout=recipe.residual_dropout,
+        gpu=gpu,
+        lora=lora,
+    )
+
+
+def model_states(recipe, config, ranks):
+    """`({part: bytes a rank}, bytes over all ranks that are offloaded)` of weights, gradients and optimiser, at rest."""
+    ds, count = zero.read(recipe, config), parameters(config)
+    half = way(recipe, True, ds).bf16_weights
+    weight = 2 if half else 4
+    trained, weights = count, weight * count
+    if recipe.use_peft:
+        trained = fake.adapters(config, way(recipe, True, ds).lora)
+        ends = _ends(config)[1]
+        weights = (NF4 * (count - ends) + weight * ends) if recipe.load_in_4bit else weights
+        weights += weight * trained
+    gradient = ds.gradient_bytes if ds else weight
+    optimiser = _moments(recipe, 4 if ds else weight) * trained + (4 * trained if ds and ds.half else 0)
+    if "8bit" in str(recipe.optim) and not ds and (not recipe.use_peft or recipe.lora_modules_to_save):
+        optimiser += (8 - EIGHT_BIT) * config.vocab_size * config.hidden_size  # the Trainer keeps embeddings' in fp32
+    parts = {"weights": weights, "gradients": gradient * trained, "optimiser": optimiser}
+    if not ds:
+        return parts, 0
+    offloaded = 0
+    if ds.offload_optimizer:  # with fp32 gradients beside those that accumulate
+        offloaded += parts["gradients"] + parts["optimiser"] + 4 * trained
+        parts["gradients"] = parts["optimiser"] = 0
+    if ds.offload_param:
+        offloaded += parts["weights"]
+        parts["weights"] = 0
+    shared = {1: ("optimiser",), 2: ("gradients", "optimiser"), 3: tuple(parts)}.get(ds.stage, ())
+    return {name: size / (ranks if name in shared else 1) for name, size in parts.items()}, offloaded
+
+
+def _moments(recipe, element):
+    """Bytes of optimiser state a parameter, `element` bytes an element."""
     if "8bit" in str(recipe.optim):
-        return count * (6 if alone else 10)
-    return count * (8 if alone else 16)
+        return EIGHT_BIT
+    return 0 if "sgd" in str(recipe.optim) else 2 * element
 
 
-def activations(recipe, config):
-    """Bytes that the forward pass of one full micro-batch (`tokens_per_device`) keeps for its backward pass.
+def needed(recipe, config, ranks, gpu=True):
+    """The `Need` of one of `ranks` ranks, on a GPU or not, estimated for a micro-batch of `tokens_per_device` tokens."""
+    ds, count = zero.read(recipe, config), parameters(config)
+    states, offloaded = model_states(recipe, config, ranks)
+    held, layer = fake.measure(config, recipe.tokens_per_device, way(recipe, gpu, ds))
+    kept = layer.kept * config.num_hidden_layers
+    passing = {"activations": kept, "loss and temporaries": held.peak - kept}
+    if recipe.load_in_4bit:
+        passing["loss and temporaries"] += (
+            2 * config.hidden_size * config.intermediate_size
+        )  # one layer's weight, dequantised
+    trained = states["gradients"] / (2 if way(recipe, gpu, ds).bf16_weights else 4)
+    if not ds:
+        extra = 0 if gpu else LIBRARIES
+        return Need(
+            states, (states["gradients"] if ranks > 1 else 0) + extra, passing, 0, 0
+        )  # DDP's buckets copy gradients
+    width, largest = (2 if ds.half else 4), _ends(config)[0]
+    trained = count if not recipe.use_peft else fake.adapters(config, way(recipe, gpu, ds).lora)
+    if ds.stage == 3:
+        passing["gathered layers"] = width * min(count, max(ds.live, largest) + ds.prefetch_bucket)
+        bucket = max(min(ds.reduce_bucket, trained), min(largest, trained))
+        buffers = width * (ds.reduce_bucket + 2 * bucket)  # the bucket, and the reduce-scatter's input and output
+        group = min(ds.sub_group, trained / ranks)
+    else:
+        buffers = width * min(ds.reduce_bucket, trained) * (2 if ds.overlap else 1)
+        group = trained / (ranks if ds.stage else 1)
+    stepping = 0 if ds.offload_optimizer or not ds.half else (ds.gradient_bytes + 4) * group
+    return Need(states, buffers + (0 if gpu else LIBRARIES), passing, stepping, offloaded)
 
-    A token keeps, in a layer, 8 bytes per unit of the MLP and 26 per unit of width, 36 where autocast keeps the residual
-    stream in fp32, and 4 more under residual dropout (counted with `torch.autograd.graph.saved_tensors_hooks`).
-    """
-    stream = 2 if recipe.deepspeed or recipe.dtype == "bfloat16" else 4  # bytes an element of the residual stream
-    layer = (26 if stream == 2 else 36) + (4 if recipe.residual_dropout else 0)
-    inner = layer * config.hidden_size + 8 * config.intermediate_size
-    layers = config.num_hidden_layers
-    token = layers * stream * config.hidden_size + inner if recipe.gradient_checkpointing else layers * inner
-    return recipe.tokens_per_device * token
+
+def decide(recipe, config, here):
+    """The `Need` on a `Machine`; `recipe.gradient_checkpointing`, where left open, is off where that fits and on where not."""
+    if recipe.given.get("gradient_checkpointing") is None:
+        recipe.gradient_checkpointing = False
+        recipe.gradient_checkpointing = not fits(needed(recipe, config, here.ranks, bool(here.gpu)), here)
+    return needed(recipe, config, here.ranks, bool(here.gpu))
 
 
-def expected(recipe, config, count, ranks):
-    """Bytes a rank, estimated: its share of the model states, activations, the loss, and weights in passing."""
-    shards = ranks if "zero3" in str(recipe.deepspeed) else 1
-    head = config.vocab_size * config.hidden_size
-    tile = min(recipe.tokens_per_device, 4096) * min(config.vocab_size, 32768)  # of logits; never all of them
-    loss = 8 * head + 6 * tile
-    passing = 2 * count  # bf16 copies under autocast
-    if recipe.deepspeed or recipe.dtype == "bfloat16":
-        passing = 4 * count / config.num_hidden_layers if shards > 1 else 0  # two layers gathered at a time
-    return model_states(recipe, count) / shards + activations(recipe, config) + loss + passing
+def fits(need, here):
+    """Whether a rank of a `Machine` has the room."""
+    return need.peak <= here.memory * MARGIN
+
+
+def fewest(recipe, config, gpu):
+    """The fewest GPUs of a kind that hold a recipe: 1, 2, 4, 8, then whole nodes; None if its examples a step are too few."""
+    for ranks in (1, 2, 4, *range(gpus.NODE, recipe.global_batch_size + 1, gpus.NODE)):
+        here = Machine(ranks, gpu.name, gpu.memory)
+        if ranks <= recipe.global_batch_size and fits(decide(copy.copy(recipe), config, here), here):
+            return ranks
+    return None
 
 
 def check_fit(recipe, here, fetch=False):
@@ -119,26 +219,21 @@ def check_fit(recipe, here, fetch=False):
                 f"{recipe.model_name_or_path}: no config.json in it; remove it, then prepare the base again"
             )
         return None
-    count = parameters(config)
-    extra = 0 if here.gpu else LIBRARIES
-    room = here.memory * MARGIN
-    if recipe.given.get("gradient_checkpointing") is None:
-        recipe.gradient_checkpointing = False
-        recipe.gradient_checkpointing = expected(recipe, config, count, here.ranks) + extra > room
-    need = expected(recipe, config, count, here.ranks) + extra
-    if need > room:
-        _refuse(recipe, here, count, need)
-    return config, count, need
+    need = decide(recipe, config, here)
+    if not fits(need, here):
+        _refuse(recipe, config, here, need)
+    return config, parameters(config), need.peak
 
 
-def _refuse(recipe, here, count, need):
+def _refuse(recipe, config, here, need):
     have = f"{here.gpu}, {here.memory / GB:.0f} GB" if here.gpu else f"no GPU, {here.memory / GB:.0f} GB of memory"
-    states = model_states(recipe, count)
-    gpus = 2 ** math.ceil(math.log2(max(1, states / (80 * GB * 0.85))))
+    states, offloaded = model_states(recipe, config, 1)
+    enough = fewest(recipe, config, gpus.named("h100-80gb"))
+    could = f"{enough} × 80 GB GPUs hold it" if enough else "`make plan-NAME` says what would hold it"
     problem = (
-        f"{recipe.run_name} does not fit: {count / 1e9:.1f}B parameters need {states / GB:,.0f} GB for weights, "
-        f"gradients and optimiser alone, about {gpus} × 80 GB GPUs with ZeRO-3 (estimated); a rank here would need "
-        f"{need / GB:,.0f} GB and has {have}"
+        f"{recipe.run_name} does not fit: {parameters(config) / 1e9:.1f}B parameters need "
+        f"{(sum(states.values()) + offloaded) / GB:,.0f} GB for weights, gradients and optimiser alone; {could} (estimated); "
+        f"a rank here would need {need.peak / GB:,.0f} GB and has {have}"
     )
     if not (recipe.ignore_fit or recipe.dry_run):
         raise UserError(
@@ -146,6 +241,15 @@ def _refuse(recipe, here, count, need):
             "To try all the same: ARGS='--ignore_fit true'"
         )
     print(f"note: {problem}", flush=True)
+
+
+def host_need(recipe, config, need, ranks, nodes):
+    """Bytes of a node's memory: libraries, offloaded states, and the 16-bit weights that the first rank gathers to save them.
+
+    Pages of files that the system may drop again, such as the base's, are not counted.
+    """
+    saved = 2 * parameters(config) if recipe.deepspeed and not recipe.use_peft else 0
+    return LIBRARIES * ranks / nodes + need.offloaded / nodes + saved
 
 
 def disk_need(recipe, count, epochs):

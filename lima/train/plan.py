@@ -1,13 +1,17 @@
-"""What a run will do, before anything expensive starts: data, steps, batches, learning rates, what it keeps and needs."""
+"""What a run will do, before anything expensive starts: data, steps, batches, learning rates, what it keeps and needs.
+
+python -m lima.train.plan --config recipes/65b.yaml --gpu h100-80gb --gpus 8 --nodes 4     (--help says more)
+"""
 
 import math
 import shutil
 import statistics
+import sys
 import textwrap
 from pathlib import Path
 
-from lima import UserError
-from lima.train import checkpoints, dropout
+from lima import UserError, exit_codes
+from lima.train import checkpoints, dropout, memory
 from lima.train.memory import GB, disk_need
 
 
@@ -90,6 +94,7 @@ def lines(recipe, data, encoded, shape, load, here, model):
             f"{need / GB:,.1f} GB a rank (estimated) · {here.memory / GB:,.0f} GB {place} · gradient checkpointing "
             f"{'on' if recipe.gradient_checkpointing else 'off'}",
         ),
+        ("", parts(memory.needed(recipe, config, here.ranks, bool(here.gpu)))),
     ]
     if disk > free and not (recipe.ignore_fit or recipe.dry_run):
         raise UserError(
@@ -97,6 +102,12 @@ def lines(recipe, data, encoded, shape, load, here, model):
             "free; free some, set output_dir, or keep fewer epochs"
         )
     return out
+
+
+def parts(need):
+    """The parts of a `memory.Need` in one line, GB."""
+    sizes = {**need.states, "buffers": need.buffers, **need.passing, "or the optimiser's step": need.stepping}
+    return " · ".join(f"{name} {size / GB:,.1f}" for name, size in sizes.items() if size >= 0.05 * GB)
 
 
 def _left_out(recipe, data, encoded):
@@ -125,8 +136,20 @@ def _free(folder):
 
 def show(name, plan):
     """Prints the plan within the terminal's width."""
-    width = max(50, min(shutil.get_terminal_size((100, 20)).columns, 110))
     print(f"\nplan · {name}")
-    for topic, text in plan:
+    show_lines(plan)
+
+
+def show_lines(lines):
+    """Prints `(topic, text)` pairs within the terminal's width."""
+    width = max(50, min(shutil.get_terminal_size((100, 20)).columns, 110))
+    for topic, text in lines:
         print(textwrap.fill(text, width, initial_indent=f"  {topic:<9}", subsequent_indent=" " * 11))
     print(flush=True)
+
+
+if __name__ == "__main__":
+    from lima.train import forecast
+
+    with exit_codes():
+        forecast.main(sys.argv[1:])
