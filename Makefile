@@ -1,21 +1,23 @@
 # LIMA recipes. `make help` is made from the comments behind `##`; `##@` starts a group.
-# Variables: GPUS (those of this machine), DATASET, ARGS="--learning_rate 2e-5 …", RUN=runs/NAME
+# Variables: GPUS (those of this machine), NODES, HOSTFILE, MASTER_ADDR, NODE_RANK, GPU, PRICE, DATASET, RUN=runs/NAME,
+# ARGS="--learning_rate 2e-5 …"
 
 PYTHON  ?= python3
 VENV    ?= .venv
-GPUS    ?= $(shell nvidia-smi -L 2>/dev/null | grep -c GPU || true)
 RUN     ?= runs/quickstart
 DATASET ?=
 ARGS    ?=
 
 PY       = $(VENV)/bin/python
 READY    = $(VENV)/.requirements
-LAUNCH   = $(if $(filter-out 0 1,$(GPUS)),$(VENV)/bin/torchrun --standalone --nproc_per_node $(GPUS),$(PY))
+SHARE    = $(if $(GPUS),--gpus $(GPUS)) $(if $(NODES),--nodes $(NODES))
+MEET     = $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(if $(NODE_RANK),--node-rank $(NODE_RANK)) \
+           $(if $(MASTER_ADDR),--master-addr $(MASTER_ADDR)) $(if $(MASTER_PORT),--master-port $(MASTER_PORT))
 OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all lint chat generate bench bench-balance bench-peers clean
+.PHONY: help setup quickstart test test-all lint chat generate merge bench bench-balance bench-peers clean
 .DELETE_ON_ERROR:
 
 ##@ Start here
@@ -23,7 +25,7 @@ help: ## this page
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z%-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nRecipes (NAME)\n  %s\n' '$(RECIPES)' | fold -s -w 100
-	@printf '\nVariables\n  GPUS=%s  DATASET=file.jsonl  ARGS="--learning_rate 2e-5"  RUN=%s\n' '$(or $(GPUS),0)' '$(RUN)'
+	@printf '\nVariables\n  GPUS=8  NODES=4  DATASET=file.jsonl  ARGS="--learning_rate 2e-5"  RUN=%s\n' '$(RUN)'
 
 setup: $(READY) ## .venv with everything pinned (1.7 GB, about 2 minutes)
 
@@ -35,8 +37,9 @@ bases/smollm2-135m/lima_base.json: | $(READY)
 	@$(PY) -m lima.train.base --config recipes/quickstart.yaml
 
 ##@ A recipe, step by step (NAME is a recipe below)
-plan-%: $(READY) ## what it would do and need; starts nothing
-	@$(PY) lima_sft.py --config recipes/$*.yaml --dry_run $(OVERRIDE)
+plan-%: $(READY) ## what it needs and takes; GPU=h100-80gb GPUS=8 NODES=4 PRICE=2.5
+	@$(PY) -m lima.train.plan --config recipes/$*.yaml $(if $(GPU),--gpu $(GPU)) $(SHARE) \
+	  $(if $(PRICE),--price $(PRICE)) $(OVERRIDE)
 
 show-%: $(READY) ## the resolved recipe; first examples coloured by what is trained on
 	@$(PY) -m lima.train.show --config recipes/$*.yaml $(OVERRIDE)
@@ -44,8 +47,8 @@ show-%: $(READY) ## the resolved recipe; first examples coloured by what is trai
 base-%: $(READY) ## the base model with its end-of-turn token, once, on CPU
 	@$(PY) -m lima.train.base --config recipes/$*.yaml $(ARGS)
 
-sft-%: $(READY) ## train it: checkpoints in runs/NAME
-	@$(LAUNCH) lima_sft.py --config recipes/$*.yaml $(OVERRIDE)
+sft-%: $(READY) ## train it: checkpoints in runs/NAME; GPUS=8 NODES=4 HOSTFILE=…
+	@$(PY) -m lima.train.launch --config recipes/$*.yaml $(SHARE) $(MEET) $(OVERRIDE)
 
 ##@ A finished run
 chat: $(READY) ## talk to RUN in the terminal
@@ -53,6 +56,9 @@ chat: $(READY) ## talk to RUN in the terminal
 
 generate: $(READY) ## RUN's answers to the dev prompts, with the paper's decoding
 	@$(PY) -m lima.evaluate.generate --run $(RUN) $(ARGS)
+
+merge: $(READY) ## fold the adapter of RUN into its base: RUN/merged
+	@$(PY) -m lima.train.merge --run $(RUN) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 ##@ Benchmarks (docs/performance.md)
 bench: $(READY) ## TRL's ways to train and ours, in turn: steps/s, memory, losses

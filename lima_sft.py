@@ -11,6 +11,7 @@ import time
 import warnings
 
 from lima import conversations, exit_codes, recipe, runs, turns
+from lima.train import ranks
 
 
 def main(argv):
@@ -19,15 +20,19 @@ def main(argv):
     args = recipe.load(argv)
 
     # ---- the plan: nothing is downloaded before the machine is known to hold the run ------------------------------
-    from lima.train import batches, memory, plan, varlen
+    from lima.train import batches, memory, plan, varlen, zero
 
     if not args.dry_run:
+        ranks.own_log(args.output_dir)
+        if args.resume == "auto":
+            args.resume_from_checkpoint = args.resume_from_checkpoint or runs.newest_resumable(args.output_dir)
         runs.refuse_finished(args.output_dir, args.overwrite, args.resume_from_checkpoint)
     varlen.check(args.attn_implementation, args.padding_free)
     here = memory.machine()
     model = memory.check_fit(args, here)
     data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
     tokenizer = turns.load_tokenizer(args.model_name_or_path, recipe.base_command(args.config))
+    zero.check_base(args)
     model = model or memory.check_fit(args, here, fetch=True)  # a prepared base on the Hub
     encoded = turns.encode_all(tokenizer, data.rows, args.max_length, args.loss_on, args.over_length)
     lengths = encoded.lengths
@@ -36,7 +41,9 @@ def main(argv):
     heldout = load_heldout(args, tokenizer)
     data.notes += contamination(args, data.rows)
     if here_is_first():
-        plan.show(args.run_name, plan.lines(args, data, encoded, shape, load, here, model))
+        lines = plan.lines(args, data, encoded, shape, load, here, model)
+        resumes = [("resumes", f"from {args.resume_from_checkpoint}")] if args.resume_from_checkpoint else []
+        plan.show(args.run_name, [*lines, *resumes])
     if args.dry_run:
         return
     dealt = batches.ExactBatches(lengths, costs, shape, int(os.environ.get("RANK", 0)), args.seed)
@@ -70,7 +77,6 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here):
     from lima.train.trainer import ExactTrainer
 
     # ---- arguments before the model, so that under ZeRO-3 it loads partitioned -------------------------------------
-    malloc.keep_freed_memory()
     config = recipe.build(
         args,
         SFTConfig,
@@ -84,7 +90,7 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here):
         **gloo.config_fields(args, here),
     )
     if here_is_first():
-        if args.overwrite:
+        if args.overwrite and not args.resume_from_checkpoint:
             runs.set_aside(args.output_dir)
         record = tracking.record(args, data, encoded, dealt.shape)
         runs.write_text(f"{args.output_dir}/recipe.yaml", recipe.as_yaml(record))
@@ -109,6 +115,9 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here):
             *[reporter() for reporter in reporters],
         ],
     )
+    for parameter in trainer.model.parameters() if args.use_peft else ():
+        if parameter.requires_grad and not args.deepspeed:
+            parameter.data = parameter.data.float()  # TRL makes them bf16, where an update of 2e-5 is mostly lost
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(tracking.Progress())
@@ -116,6 +125,7 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here):
         dropout.add_residual_dropout(trainer.model, args.residual_dropout)
 
     # ---- train, save, say what came of it --------------------------------------------------------------------------
+    malloc.keep_freed_memory()  # not while loading: a rank would keep what it saw of the others' shares
     started = time.perf_counter()
     with runs.full_disk_said(args.output_dir):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
@@ -163,5 +173,5 @@ def here_is_first():
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=FutureWarning)
-    with exit_codes():
+    with exit_codes(), ranks.failures_recorded():
         main(sys.argv[1:])

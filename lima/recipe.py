@@ -84,6 +84,11 @@ class LimaArguments:
         default=0.0,
     )
     keep_epochs: str = _arg("Epochs whose weights are kept, such as 5-10; the last is always kept.", default="5-10")
+    resume: str = _arg(
+        "Go on from the run's newest checkpoint that holds the optimiser's state, if there is one.",
+        default="never",
+        choices=["never", "auto"],
+    )
     overwrite: bool = _arg("Train again although the run's folder holds checkpoints, and remove them.", default=False)
     dry_run: bool = _arg("Print the plan and stop.", default=False)
     ignore_fit: bool = _arg("Start although the plan says that memory or disk will not do.", default=False)

@@ -73,17 +73,27 @@ def refuse_finished(run, overwrite, resume):
         _check_resumable(Path(resume), found)
     elif found and not overwrite:
         raise UserError(
-            f"{run}: holds {len(found)} checkpoints of an earlier run; continue it with "
-            f"--resume_from_checkpoint {found[-1]}, train beside it with --run_name NAME, or replace it with "
+            f"{run}: holds {len(found)} checkpoints of an earlier run; continue it with --resume auto, train beside "
+            "it with --run_name NAME, or replace it with "
             "--overwrite true"
         )
+
+
+def newest_resumable(run):
+    """The newest checkpoint of `run` that still holds its optimiser's state, or None."""
+    found = [folder for folder in checkpoints(run) if _has_optimizer(folder)]
+    return str(found[-1]) if found else None
+
+
+def _has_optimizer(checkpoint):
+    return (checkpoint / "optimizer.pt").exists() or any(checkpoint.glob("global_step*"))
 
 
 def _check_resumable(checkpoint, found):
     newest = f"the newest of this run is {found[-1]}" if found else "this run has none"
     if not (checkpoint / "trainer_state.json").is_file():
         raise UserError(f"{checkpoint}: not a checkpoint of a run; {newest}")
-    if not (checkpoint / "optimizer.pt").exists() and not any(checkpoint.glob("global_step*")):
+    if not _has_optimizer(checkpoint):
         raise UserError(f"{checkpoint}: its optimiser's state is gone, kept weights only; {newest}")
 
 
