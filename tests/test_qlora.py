@@ -1,7 +1,10 @@
 """The one-GPU recipes: a 4-bit base with LoRA trains its EOT row, and what it saves generates."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from conftest import write_llama
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -9,7 +12,7 @@ from transformers import AutoTokenizer
 import lima_sft
 from lima import turns
 from lima.evaluate import generate
-from lima.train import base
+from lima.train import base, trainer
 
 
 @pytest.fixture(scope="module")
@@ -18,20 +21,28 @@ def run(smollm2_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("qlora")
     plain = AutoTokenizer.from_pretrained(smollm2_tokenizer.name_or_path)
     plain.eos_token, plain.chat_template = plain.bos_token, None
-    base.prepare(write_llama(folder / "source", plain, layers=2, width=128), folder / "base")
+    base.prepare(write_llama(folder / "source", plain, layers=2, width=256), folder / "base")
     rows = open("data/starter.jsonl", encoding="utf-8").readlines()[:6]
     (folder / "six.jsonl").write_text("".join(rows), encoding="utf-8")
     words = ["--config", "recipes/7b-qlora.yaml", "--model_name_or_path", folder / "base", "--dataset", folder / "six.jsonl",
              "--exclude_sources", "None", "--output_dir", folder / "run", "--global_batch_size", 4, "--max_steps", 3,
              "--learning_rate", 1e-3, "--eval_on_start", "false", "--report_to", "none"]  # fmt: skip
-    lima_sft.main([str(word) for word in words])
-    return folder
+    held, save = SimpleNamespace(), trainer.ExactTrainer.train
+
+    def train(self, **kwargs):
+        held.trainer = self
+        return save(self, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.ExactTrainer, "train", train)
+        lima_sft.main([str(word) for word in words])
+    return SimpleNamespace(folder=folder, trainer=held.trainer)
 
 
 def test_the_eot_row_moves_in_embeddings_and_head(run):
-    saved = load_file(next((run / "run").glob("checkpoint-*")) / "adapter_model.safetensors")
-    before = load_file(run / "base/model.safetensors")
-    eot = AutoTokenizer.from_pretrained(run / "base").eos_token_id
+    saved = load_file(next((run.folder / "run").glob("checkpoint-*")) / "adapter_model.safetensors")
+    before = load_file(run.folder / "base/model.safetensors")
+    eot = AutoTokenizer.from_pretrained(run.folder / "base").eos_token_id
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         after = saved[f"base_model.model.{name}"].float()
         assert not torch.equal(after[eot], before[name][eot].float().bfloat16().float()), name
@@ -42,7 +53,32 @@ def test_the_eot_row_moves_in_embeddings_and_head(run):
 
 
 def test_what_it_saves_generates_without_more_ado(run):
-    model, tokenizer = generate.load_model(run / "run")
+    model, tokenizer = generate.load_model(run.folder / "run")
     messages = [{"role": "user", "content": "Why does bread rise?"}]
     assert generate.generate(model, tokenizer, [messages], 4, 0)[0][1] in ("eot", "eos", "length")
     assert turns.encode(tokenizer, messages)[0][-1] == tokenizer.eos_token_id == model.generation_config.eos_token_id[0]
+
+
+def test_linear_layers_have_4_bits_twice_quantised_and_the_head_and_embeddings_do_not(run):
+    model = run.trainer.model.base_model.model
+    quantised = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert len(quantised) == 2 * 7
+    for module in quantised:
+        state = module.weight.quant_state
+        assert (state.quant_type, state.nested, module.weight.dtype) == ("nf4", True, torch.uint8)
+    assert model.lm_head.modules_to_save["default"].weight.dtype.is_floating_point
+
+
+def test_adams_moments_are_paged_and_have_8_bits(run):
+    """But for the embeddings', which transformers keeps at 32 as bitsandbytes advises, and tensors under 4,096 elements."""
+    optimiser = run.trainer.optimizer.optimizer
+    assert optimiser.is_paged
+    bits = {}
+    for name, parameter in run.trainer.model.named_parameters():
+        if parameter.requires_grad:
+            state = optimiser.state[parameter]
+            bits[name] = {state["state1"].dtype, state["state2"].dtype}
+    assert len(bits) == 2 * 7 * 2 + 2
+    assert {name for name, dtypes in bits.items() if dtypes != {torch.uint8}} == {
+        name for name in bits if "embed_tokens" in name
+    }
