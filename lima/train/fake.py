@@ -139,9 +139,7 @@ def _model(shape, layers, way):
     finally:
         torch.set_default_dtype(before)
     if way.checkpointing:
-        with warnings.catch_warnings():  # transformers renames it in version 6
-            warnings.simplefilter("ignore", FutureWarning)
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     if way.dropout:
         dropout.add_residual_dropout(model, way.dropout)
@@ -177,7 +175,9 @@ def _stand_ins(gpu):
     AttentionInterface.register("one_example", functools.partial(_attention, gpu))
     AttentionMaskInterface.register("one_example", lambda *args, **kwargs: None)
     in_place = {name: lambda *args, **kwargs: None for name in ("_forward_tile", "_backward_tile", "_addmm_fp32")}
-    with mock.patch.multiple(chunked_logprob, **in_place) if gpu else contextlib.nullcontext():
+    kernels = mock.patch.multiple(chunked_logprob, **in_place) if gpu else contextlib.nullcontext()
+    with kernels, warnings.catch_warnings():  # of names that transformers 6 changes, and of fake tensors without data
+        warnings.simplefilter("ignore")
         yield
 
 
