@@ -126,6 +126,7 @@ def model_states(recipe, config, ranks):
         trained = fake.adapters(config, way(recipe, True, ds).lora)
         ends = _ends(config)[1]
         weights = (NF4 * (count - ends) + weight * ends) if recipe.load_in_4bit else weights
+        weight = weight if ds else 4  # what is trained is fp32 (`lima_sft.py`)
         weights += weight * trained
     gradient = ds.gradient_bytes if ds else weight
     optimiser = _moments(recipe, 4 if ds else weight) * trained + (4 * trained if ds and ds.half else 0)
@@ -163,7 +164,6 @@ def needed(recipe, config, ranks, gpu=True):
         passing["loss and temporaries"] += (
             2 * config.hidden_size * config.intermediate_size
         )  # one layer's weight, dequantised
-    trained = states["gradients"] / (2 if way(recipe, gpu, ds).bf16_weights else 4)
     if not ds:
         extra = 0 if gpu else LIBRARIES
         return Need(
