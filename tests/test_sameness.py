@@ -118,6 +118,7 @@ def test_losses_gradients_and_weights_are_those_of_plain_pytorch(way, by_hand, t
     assert distance(start, {name: weights[-1][name] for name in start}, start) == 1  # the measure can fail
 
 
+@pytest.mark.slow
 def test_the_ramp_under_zero3_is_that_of_plain_data_parallel(by_hand, tiny_base, dataset, tmp_path):
     """Same seed, same ranks, same examples: the same masks, so the same weights; without dropout, others."""
     ramp = ["--residual_dropout", 0.3, "--tokens_per_device", 2560]

@@ -64,7 +64,8 @@ def _finish(copies):
         stream.flush()
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())
-        tee.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # somebody in this process may hold a copy of the stream
+            tee.wait(timeout=1)
 
 
 @contextlib.contextmanager
