@@ -131,7 +131,7 @@ def test_the_ramp_under_zero3_is_that_of_plain_data_parallel(by_hand, tiny_base,
     assert set(zero3) == set(start)  # and nothing of it is saved
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_resuming_in_the_middle_of_an_epoch_ends_in_the_same_weights(processes, tiny_base, dataset, tmp_path):
     """Steps 1 to 4 of 6, then on from the checkpoint of step 4, the first step of epoch 2: bit for bit."""
     ramp = ["--residual_dropout", 0.3, "--tokens_per_device", 4096, "--optim", "adamw_torch", "--learning_rate", 1e-3]
