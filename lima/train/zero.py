@@ -1,4 +1,4 @@
-"""What is wrong with a DeepSpeed config, or with the base it is to load, said in one line before anything is loaded.
+"""What a DeepSpeed config means for memory, and what is wrong with it or with the base it is to load: one line, before loading.
 
 DeepSpeed ignores a top-level key that it does not know, and finds one inside `zero_optimization` after minutes of loading.
 """
@@ -21,7 +21,8 @@ ELSEWHERE = {
 
 
 def check_config(config):
-    """Raises `UserError` for a DeepSpeed config (a path, or a dict) that DeepSpeed or the Trainer would refuse, or worse not.
+    """A DeepSpeed config (a path, or a dict) as a dict. Raises `UserError` for what DeepSpeed or the Trainer would refuse, or
+    worse not.
 
     Refused too: what a recipe states (batches, clipping, optimiser, schedule), and ZeRO-3 that saves no whole weights.
     """
@@ -43,6 +44,7 @@ def check_config(config):
     if zero.get("stage") == 3 and zero.get(GATHER) is not True:
         raise UserError(f"{where}: zero_optimization.{GATHER}: expected true; checkpoints would hold no whole weights")
     _ask_deepspeed(where, content)
+    return content
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def read(recipe, config):
     """
     if not recipe.deepspeed:
         return None
-    content = _checked(recipe.deepspeed if isinstance(recipe.deepspeed, str) else json.dumps(recipe.deepspeed))
+    content = _checked(json.dumps(recipe.deepspeed))
     zero = content["zero_optimization"]
     enabled = content.get("bf16", {}).get("enabled", False)
     half = bool(recipe.bf16) if enabled == "auto" else bool(enabled)
@@ -95,10 +97,8 @@ def read(recipe, config):
 
 @functools.lru_cache(maxsize=16)
 def _checked(config):
-    """A DeepSpeed config, read and checked once a process; a path or JSON."""
-    content = json.loads(config) if config.lstrip().startswith("{") else _read(config)
-    check_config(content if config.lstrip().startswith("{") else config)
-    return content
+    """`check_config` of what is JSON here (a path, or a dict), once a process."""
+    return check_config(json.loads(config))
 
 
 def _read(path):
