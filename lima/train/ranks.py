@@ -90,11 +90,13 @@ def failures_recorded():
 
 @contextlib.contextmanager
 def _memory_said():
-    import torch
-
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        import torch  # not before something failed: `--help` is quick without it
+
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
         raise UserError(
             f"rank {os.environ.get('RANK', 0)} ran out of GPU memory; docs/scale.md says what to turn, in order; "
             "first tokens_per_device"
