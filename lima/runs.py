@@ -74,8 +74,7 @@ def refuse_finished(run, overwrite, resume):
     elif found and not overwrite:
         raise UserError(
             f"{run}: holds {len(found)} checkpoints of an earlier run; continue it with --resume auto, train beside "
-            "it with --run_name NAME, or replace it with "
-            "--overwrite true"
+            "it with --run_name NAME, or replace it with --overwrite true"
         )
 
 
