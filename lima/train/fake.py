@@ -45,13 +45,18 @@ class Pass:
         return max(self.forward, self.backward)
 
 
+def as_json(config):
+    """A config by its values, so that what is measured of it can be kept."""
+    return json.dumps(config.to_dict(), sort_keys=True, default=str)
+
+
 def measure(config, tokens, way):
     """`(all, layer)`: the `Pass` of a model of `config` over `tokens` tokens of one example, and what a layer adds to it.
 
     Every token counts as in the loss. A gradient is gone as soon as it is complete, as ZeRO hands it on: where gradients
     stay, they are the model's, not the pass's.
     """
-    shape = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    shape = as_json(config)
     few, more = (_run(shape, layers, tokens, way) for layers in FEW)
     layer = (more + few * -1) * (1 / (FEW[1] - FEW[0]))
     return few + layer * (config.num_hidden_layers - FEW[0]), layer
@@ -97,7 +102,7 @@ def _run(shape, layers, tokens, way):
 
 def adapters(config, lora):
     """Parameters that LoRA trains in a model of `config`, modules that are trained in full included."""
-    shape = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    shape = as_json(config)
     few, more = (_trained(shape, layers, lora) for layers in FEW)
     return few + (more - few) // (FEW[1] - FEW[0]) * (config.num_hidden_layers - FEW[0])
 

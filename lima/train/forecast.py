@@ -117,11 +117,9 @@ def judge(args, config, place, tokens):
 def choose(options, args, config):
     """`(Place, why it)`: what the command line names, else the GPUs here, else the fewest H100 that hold the recipe."""
     rate = options.interconnect * 1e9 if options.interconnect else None
-    host = gpus.Gpu(gpus.CPU, memory.machine().memory, None, None, None) if not gpus.present() else None
+    host = gpus.Gpu(gpus.CPU, memory.host_memory(), None, None, None)
     if options.gpu == gpus.CPU:
-        return Place(
-            host or gpus.Gpu(gpus.CPU, _host_memory(), None, None, None), options.gpus or 1
-        ), "no GPU, as asked"
+        return Place(host, options.gpus or 1), "no GPU, as asked"
     found = None if options.gpu else gpus.present()
     if found:
         return Place(found[0], options.gpus or found[1], options.nodes or 1, rate), "the GPUs here"
@@ -140,12 +138,6 @@ def choose(options, args, config):
         return Place(kind, count // nodes, nodes, rate), f"{absent}as many as a step has examples"
     nodes = max(1, count // gpus.NODE)
     return Place(kind, count // nodes, nodes, rate), f"{absent}the fewest that hold it"
-
-
-def _host_memory():
-    import os
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def show(args, config, found, why, tokens, source, price):

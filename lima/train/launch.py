@@ -72,8 +72,7 @@ def check(place, args):
 def _fits_without_gpus(place, args):
     from lima.train import memory
 
-    host = memory.machine().memory
-    memory.check_fit(args, memory.Machine(place.nodes * place.gpus, None, host // place.gpus))
+    memory.check_fit(args, memory.Machine(place.nodes * place.gpus, None, memory.host_memory() // place.gpus))
     if place.gpus > 1 and not args.use_cpu:
         raise UserError(
             f"GPUS={place.gpus}, but PyTorch sees no GPU on {socket.gethostname()} (`nvidia-smi` says whether there is one); "

@@ -60,8 +60,12 @@ def machine():
             )
         local = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0)))
         return Machine(ranks, local.name, local.total_memory)
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(ranks, None, host // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return Machine(ranks, None, host_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def host_memory():
+    """Bytes of memory of this machine, GPUs aside."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def base_config(recipe, fetch=False):
@@ -79,7 +83,7 @@ def base_config(recipe, fetch=False):
 
 def parameters(config):
     """Parameters of a model of that config, counted on the meta device."""
-    return _sizes(json.dumps(config.to_dict(), sort_keys=True, default=str))[0]
+    return _sizes(fake.as_json(config))[0]
 
 
 @functools.lru_cache(maxsize=64)
@@ -96,48 +100,55 @@ def _sizes(shape):
 
 
 def _ends(config):
-    return _sizes(json.dumps(config.to_dict(), sort_keys=True, default=str))[1:]
+    return _sizes(fake.as_json(config))[1:]
+
+
+def trained(recipe, config):
+    """Parameters that a recipe trains: all, or the adapters' and what is trained in full beside them."""
+    return fake.adapters(config, _lora(recipe)) if recipe.use_peft else parameters(config)
+
+
+def _lora(recipe):
+    """What `fake.Way` calls `lora`."""
+    if not recipe.use_peft:
+        return None
+    targets, in_full = recipe.lora_target_modules, recipe.lora_modules_to_save
+    return (recipe.lora_r, recipe.lora_dropout, tuple(targets or ["all-linear"]), tuple(in_full or []))
 
 
 def way(recipe, gpu, ds):
     """The `fake.Way` in which a recipe's passes run. `ds`: its `zero.Zero` or None."""
     half = ds.half if ds else recipe.dtype in ("bfloat16", "float16")
-    lora = None
-    if recipe.use_peft:
-        targets, in_full = recipe.lora_target_modules, recipe.lora_modules_to_save
-        lora = (recipe.lora_r, recipe.lora_dropout, tuple(targets or ["all-linear"]), tuple(in_full or []))
     return fake.Way(
         bf16_weights=half,
         autocast=bool(recipe.bf16 or recipe.fp16) and not ds,
         checkpointing=bool(recipe.gradient_checkpointing),
         dropout=recipe.residual_dropout,
         gpu=gpu,
-        lora=lora,
+        lora=_lora(recipe),
     )
 
 
 def model_states(recipe, config, ranks):
     """`({part: bytes a rank}, bytes over all ranks that are offloaded)` of weights, gradients and optimiser, at rest."""
-    ds, count = zero.read(recipe, config), parameters(config)
-    half = way(recipe, True, ds).bf16_weights
-    weight = 2 if half else 4
-    trained, weights = count, weight * count
+    ds, count, learnt = zero.read(recipe, config), parameters(config), trained(recipe, config)
+    weight = 2 if way(recipe, True, ds).bf16_weights else 4
+    weights = weight * count
     if recipe.use_peft:
-        trained = fake.adapters(config, way(recipe, True, ds).lora)
         ends = _ends(config)[1]
         weights = (NF4 * (count - ends) + weight * ends) if recipe.load_in_4bit else weights
         weight = weight if ds else 4  # what is trained is fp32 (`lima_sft.py`)
-        weights += weight * trained
+        weights += weight * learnt
     gradient = ds.gradient_bytes if ds else weight
-    optimiser = _moments(recipe, 4 if ds else weight) * trained + (4 * trained if ds and ds.half else 0)
+    optimiser = _moments(recipe, 4 if ds else weight) * learnt + (4 * learnt if ds and ds.half else 0)
     if "8bit" in str(recipe.optim) and not ds and (not recipe.use_peft or recipe.lora_modules_to_save):
         optimiser += (8 - EIGHT_BIT) * config.vocab_size * config.hidden_size  # the Trainer keeps embeddings' in fp32
-    parts = {"weights": weights, "gradients": gradient * trained, "optimiser": optimiser}
+    parts = {"weights": weights, "gradients": gradient * learnt, "optimiser": optimiser}
     if not ds:
         return parts, 0
     offloaded = 0
     if ds.offload_optimizer:  # with fp32 gradients beside those that accumulate
-        offloaded += parts["gradients"] + parts["optimiser"] + 4 * trained
+        offloaded += parts["gradients"] + parts["optimiser"] + 4 * learnt
         parts["gradients"] = parts["optimiser"] = 0
     if ds.offload_param:
         offloaded += parts["weights"]
@@ -170,15 +181,15 @@ def needed(recipe, config, ranks, gpu=True):
             states, (states["gradients"] if ranks > 1 else 0) + extra, passing, 0, 0
         )  # DDP's buckets copy gradients
     width, largest = (2 if ds.half else 4), _ends(config)[0]
-    trained = count if not recipe.use_peft else fake.adapters(config, way(recipe, gpu, ds).lora)
+    learnt = trained(recipe, config)
     if ds.stage == 3:
         passing["gathered layers"] = width * min(count, max(ds.live, largest) + ds.prefetch_bucket)
-        bucket = max(min(ds.reduce_bucket, trained), min(largest, trained))
+        bucket = max(min(ds.reduce_bucket, learnt), min(largest, learnt))
         buffers = width * (ds.reduce_bucket + 2 * bucket)  # the bucket, and the reduce-scatter's input and output
-        group = min(ds.sub_group, trained / ranks)
+        group = min(ds.sub_group, learnt / ranks)
     else:
-        buffers = width * min(ds.reduce_bucket, trained) * (2 if ds.overlap else 1)
-        group = trained / (ranks if ds.stage else 1)
+        buffers = width * min(ds.reduce_bucket, learnt) * (2 if ds.overlap else 1)
+        group = learnt / (ranks if ds.stage else 1)
     stepping = 0 if ds.offload_optimizer or not ds.half else (ds.gradient_bytes + 4) * group
     return Need(states, buffers + (0 if gpu else LIBRARIES), passing, stepping, offloaded)
 

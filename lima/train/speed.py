@@ -5,7 +5,7 @@ Assumed, not measured: the share of a GPU's peak that training reaches (`MFU`) a
 
 from dataclasses import dataclass
 
-from lima.train import fake, memory, zero
+from lima.train import memory, zero
 
 MFU = (0.35, 0.50)  # of the dense bf16 peak
 MFU_4BIT = (0.20, 0.35)  # weights are dequantised on the way
@@ -70,8 +70,7 @@ def _rate(place, slowest):
 
 def _bytes(recipe, config, ds, count):
     element = 2 if (ds and ds.half) or recipe.dtype == "bfloat16" else 4
-    trained = fake.adapters(config, memory.way(recipe, True, ds).lora) if recipe.use_peft else count
-    return element * count, element * trained
+    return element * count, element * memory.trained(recipe, config)
 
 
 def offloading(recipe, config, place, micro):
