@@ -181,10 +181,9 @@ def table(args, config, found, unit):
     half = "bf16" if memory.way(args, True, ds).bf16_weights else "fp32"
     weights = "4-bit, the rest bf16" if args.load_in_4bit else half
     owner = f"ZeRO-{ds.stage} over {ranks}" if ds and ds.stage else "whole on every rank" if ranks > 1 else ""
-    element = ds.gradient_bytes if ds else 2 if half == "bf16" else 4
     said = {
         "weights": ", ".join(filter(None, (weights, owner if not ds or ds.stage == 3 else ""))),
-        "gradients": f"{8 * element} bits" + (", of what is trained" if args.use_peft else ""),
+        "gradients": f"{8 * memory.gradient_bytes(args, ds)} bits" + (", of what is trained" if args.use_peft else ""),
         "optimiser": getattr(args.optim, "value", str(args.optim)) + (", with fp32 weights" if ds and ds.half else ""),
         "buffers": "gradients on their way between ranks" if ranks > 1 or ds else "",
         "activations": f"{args.tokens_per_device:,} tokens, layers {'recomputed' if args.gradient_checkpointing else 'kept'}",

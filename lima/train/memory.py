@@ -139,7 +139,7 @@ def model_states(recipe, config, ranks):
         weights = (NF4 * (count - ends) + weight * ends) if recipe.load_in_4bit else weights
         weight = weight if ds else 4  # what is trained is fp32 (`lima_sft.py`)
         weights += weight * learnt
-    gradient = ds.gradient_bytes if ds else weight
+    gradient = gradient_bytes(recipe, ds)
     optimiser = _moments(recipe, 4 if ds else weight) * learnt + (4 * learnt if ds and ds.half else 0)
     if "8bit" in str(recipe.optim) and not ds and (not recipe.use_peft or recipe.lora_modules_to_save):
         optimiser += (8 - EIGHT_BIT) * config.vocab_size * config.hidden_size  # the Trainer keeps embeddings' in fp32
@@ -155,6 +155,13 @@ def model_states(recipe, config, ranks):
         parts["weights"] = 0
     shared = {1: ("optimiser",), 2: ("gradients", "optimiser"), 3: tuple(parts)}.get(ds.stage, ())
     return {name: size / (ranks if name in shared else 1) for name, size in parts.items()}, offloaded
+
+
+def gradient_bytes(recipe, ds):
+    """Bytes a gradient: as DeepSpeed holds it, else as the weight that it belongs to, which under PEFT is fp32."""
+    if ds:
+        return ds.gradient_bytes
+    return 2 if way(recipe, True, ds).bf16_weights and not recipe.use_peft else 4
 
 
 def _moments(recipe, element):
