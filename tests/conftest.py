@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.update(
     WANDB_MODE="offline", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1"
@@ -14,6 +15,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
+import lima_sft
+from lima import runs
 from lima.train import base
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,13 +82,81 @@ def write_llama(folder, tokenizer, tied=False, shard_size="200MB", layers=4, wid
 @pytest.fixture(scope="session")
 def tiny_base(smollm2_tokenizer, tmp_path_factory):
     """A prepared tiny Llama with SmolLM2's real tokenizer (4 layers, 64 wide): trains in seconds."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = smollm2_tokenizer
+    return prepared_llama(tmp_path_factory.mktemp("tiny"), smollm2_tokenizer)
+
+
+def untouched(tokenizer):
+    """A prepared base's tokenizer as it was before: an EOS of its own, no template."""
     plain = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     plain.eos_token, plain.chat_template = plain.bos_token, None
-    source = write_llama(folder / "source", plain)
-    base.prepare(source, folder / "base")
+    return plain
+
+
+def prepared_llama(folder, tokenizer, **shape):
+    """`write_llama` with `tokenizer`, made a base in `folder/base`."""
+    base.prepare(write_llama(folder / "source", untouched(tokenizer), **shape), folder / "base")
     return folder / "base"
+
+
+def first_rows(path, count):
+    """The first rows of the bundled data, written to `path`."""
+    rows = open(ROOT / "data/starter.jsonl", encoding="utf-8").readlines()[:count]
+    path.write_text("".join(rows), encoding="utf-8")
+    return path
+
+
+def train_qlora(folder, tokenizer, *flags, **shape):
+    """Trains 7b-qlora for three steps on a small Llama of two layers; returns its base, run and newest checkpoint."""
+    made = prepared_llama(folder, tokenizer, layers=2, **shape)
+    words = ["--config", "recipes/7b-qlora.yaml", "--model_name_or_path", made, "--exclude_sources", "None",
+             "--dataset", first_rows(folder / "six.jsonl", 6), "--output_dir", folder / "run", "--global_batch_size", 4,
+             "--max_steps", 3, "--eval_on_start", "false", "--report_to", "none", *flags]  # fmt: skip
+    lima_sft.main([str(word) for word in words])
+    return SimpleNamespace(base=made, run=folder / "run", checkpoint=folder / "run/checkpoint-3")
+
+
+def losses(run):
+    """The losses that a run has logged so far."""
+    path = run / "metrics.jsonl"
+    return [row["loss"] for row in runs.read_jsonl(path) if "loss" in row] if path.exists() else []
+
+
+def distance(weights, others, start):
+    """How far two trainings from `start` lie apart, as a share of how far the second went."""
+    apart = torch.cat([(weights[k].float() - others[k].float()).flatten() for k in others]).norm()
+    went = torch.cat([(others[k].float() - start[k].float()).flatten() for k in others]).norm()
+    return (apart / went).item()
+
+
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys({without!r}))  # importing any of them fails
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained({folder!r})
+model, info = AutoModelForCausalLM.from_pretrained({folder!r}, output_loading_info=True)
+assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+ids = tokenizer.apply_chat_template([{{"role": "user", "content": "Hello"}}], return_tensors="pt")["input_ids"]
+out = model.generate(ids, max_new_tokens=5)
+assert out.shape[1] > ids.shape[1] and ids[0, -1] == tokenizer.eos_token_id == model.generation_config.eos_token_id[0]
+assert model.generation_config.top_p == 0.9 and not hasattr(model.config, "quantization_config")
+print("fine", model.dtype)
+"""
+
+
+def assert_runs_alone(folder, script, *without):
+    """Loads a model whole and generates with it, in bf16, in a process that cannot import the modules `without`."""
+    script.write_text(ALONE.format(folder=str(folder), without=without), encoding="utf-8")
+    done = run(script)
+    assert done.stdout.splitlines()[-1:] == ["fine torch.bfloat16"], done.stderr
+
+
+def fake_ssh(folder, does):
+    """An `ssh` in `folder` that does bash's `does` with `$host` and the command in `$*`; returns the PATH that finds it."""
+    ssh = folder / "ssh"
+    options = "while [[ $1 == -* ]]; do [[ $1 == -o ]] && shift; shift; done"
+    ssh.write_text(f"#!/bin/bash\n{options}\nhost=$1; shift\n{does}\n", encoding="utf-8")
+    ssh.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
 
 
 def run(*words, timeout=300, **env):

@@ -1,12 +1,12 @@
 """The hostfile's lines, and what happens to the others when one host's launcher ends badly."""
 
-import os
 import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import fake_ssh
 
 from lima import UserError
 from lima.train import hosts, launch
@@ -72,13 +72,8 @@ def test_a_host_gets_the_networks_settings_and_no_secrets(monkeypatch, tmp_path)
 
 
 def test_when_one_host_fails_the_others_are_stopped_and_its_error_is_shown(monkeypatch, tmp_path, capfd):
-    ssh = tmp_path / "ssh"
-    ssh.write_text(
-        "#!/bin/bash\nwhile [[ $1 == -* ]]; do [[ $1 == -o ]] && shift; shift; done\n"
-        f'if [[ $1 == 127.0.0.2 ]]; then echo "error: no base there"; exit 2; fi\necho $$ > {tmp_path}/pid; exec sleep 60\n'
-    )
-    ssh.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    does = f'if [[ $host == 127.0.0.2 ]]; then echo "error: no base there"; exit 2; fi\necho $$ > {tmp_path}/pid; exec sleep 60'
+    monkeypatch.setenv("PATH", fake_ssh(tmp_path, does))
     monkeypatch.setattr(hosts, "GRACE", 0.5)
     where = place(tmp_path / "hosts", FOUR, "--nodes", 2)
     where.hosts = hosts.read(where)

@@ -2,39 +2,26 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import bitsandbytes.functional as bnb
 import pytest
 import torch
-from conftest import run, write_llama
+from conftest import assert_runs_alone, train_qlora
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
-import lima_sft
 from lima import UserError
-from lima.train import base, merge
+from lima.train import merge
 
 HALF_A_STEP = 2**-8  # of a number: what rounding to bfloat16 may cost
 
 
 @pytest.fixture(scope="module")
 def train(smollm2_tokenizer, tmp_path_factory):
-    """Trains 7b-qlora for three steps on a small Llama; returns its base, run and newest checkpoint."""
+    """Trains 7b-qlora on a small Llama, so far that its adapter matters."""
 
     def train(*flags, **shape):
-        folder = tmp_path_factory.mktemp("merge")
-        plain = AutoTokenizer.from_pretrained(smollm2_tokenizer.name_or_path)
-        plain.eos_token, plain.chat_template = plain.bos_token, None
-        base.prepare(write_llama(folder / "source", plain, layers=2, **shape), folder / "base")
-        rows = open("data/starter.jsonl", encoding="utf-8").readlines()[:6]
-        (folder / "six.jsonl").write_text("".join(rows), encoding="utf-8")
-        words = ["--config", "recipes/7b-qlora.yaml", "--model_name_or_path", folder / "base", "--exclude_sources", "None",
-                 "--dataset", folder / "six.jsonl", "--output_dir", folder / "run", "--global_batch_size", 4, "--max_steps", 3,
-                 "--learning_rate", 1e-2, "--eval_on_start", "false", "--report_to", "none", "--save_only_model", "true",
-                 *flags]  # fmt: skip
-        lima_sft.main([str(word) for word in words])
-        return SimpleNamespace(base=folder / "base", run=folder / "run", checkpoint=folder / "run/checkpoint-3")
+        rest = ["--learning_rate", 1e-2, "--save_only_model", "true", *flags]
+        return train_qlora(tmp_path_factory.mktemp("merge"), smollm2_tokenizer, *rest, **shape)
 
     return train
 
@@ -92,23 +79,7 @@ def test_it_follows_the_adapted_model_which_the_base_does_not(in_4_bit):
 
 
 def test_it_runs_without_peft_bitsandbytes_and_this_repo(in_4_bit, tmp_path):
-    script = tmp_path / "plain.py"
-    script.write_text(f"""
-import sys
-sys.modules.update(peft=None, bitsandbytes=None, lima=None)  # importing any of them fails
-from transformers import AutoModelForCausalLM, AutoTokenizer
-folder = {str(in_4_bit.run / "merged")!r}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-ids = tokenizer.apply_chat_template([{{"role": "user", "content": "Hello"}}], return_tensors="pt")["input_ids"]
-out = model.generate(ids, max_new_tokens=5)
-assert out.shape[1] > ids.shape[1] and ids[0, -1] == tokenizer.eos_token_id == model.generation_config.eos_token_id[0]
-assert model.generation_config.top_p == 0.9 and not hasattr(model.config, "quantization_config")
-print("fine", model.dtype)
-""")
-    done = run(script)
-    assert done.stdout.splitlines()[-1:] == ["fine torch.bfloat16"], done.stderr
+    assert_runs_alone(in_4_bit.run / "merged", tmp_path / "plain.py", "peft", "bitsandbytes", "lima")
 
 
 def test_done_once_it_does_nothing_and_says_so_about_another(in_4_bit, tmp_path):

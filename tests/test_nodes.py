@@ -1,6 +1,5 @@
 """What nodes tell each other, through a real torchrun store; and two hosts, in network namespaces of their own."""
 
-import json
 import os
 import signal
 import socket
@@ -10,7 +9,7 @@ import time
 from queue import Empty, Queue
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, fake_ssh, first_rows, losses
 from torch.distributed import TCPStore
 
 from lima.train import nodes
@@ -108,11 +107,11 @@ def two_hosts():
 @pytest.fixture(scope="module")
 def words(tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    rows = open(ROOT / "data/starter.jsonl", encoding="utf-8").readlines()[:8]
-    (folder / "eight.jsonl").write_text("".join(rows), encoding="utf-8")
+    rows = first_rows(folder / "eight.jsonl", 8)
     return (
-        f"--model_name_or_path {tiny_base} --dataset {folder}/eight.jsonl --heldout None --report_to none --use_cpu true "
-        "--global_batch_size 4 --tokens_per_device 2048 --eval_on_start false --disable_tqdm true --bf16 false --residual_dropout 0"
+        f"--model_name_or_path {tiny_base} --dataset {rows} --heldout None --report_to none --use_cpu true "
+        "--global_batch_size 4 --tokens_per_device 2048 --eval_on_start false --disable_tqdm true --bf16 false "
+        "--residual_dropout 0"
     )
 
 
@@ -124,15 +123,6 @@ def make(host, target, node, words):
         cwd=ROOT, env={**os.environ, "GLOO_SOCKET_IFNAME": "eth9"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
-
-
-def losses(run):
-    path = run / "metrics.jsonl"
-    return (
-        [json.loads(line)["loss"] for line in path.read_text().splitlines() if '"loss"' in line]
-        if path.exists()
-        else []
-    )
 
 
 @pytest.mark.slow
@@ -177,12 +167,8 @@ def test_when_the_cable_is_cut_both_hosts_end_within_a_minute_and_say_so(two_hos
 @pytest.mark.slow
 def test_one_host_starts_both_by_ssh(two_hosts, words, tmp_path):
     """`ssh` here enters the host's namespace and runs the command that it was given with a shell, as sshd would."""
-    fake = tmp_path / "ssh"
-    fake.write_text(
-        "#!/bin/bash\nwhile [[ $1 == -* ]]; do [[ $1 == -o ]] && shift; shift; done\nhost=$1; shift\n"
-        f'case $host in 10.77.0.1) n={two_hosts[0]};; *) n={two_hosts[1]};; esac\nexec ip netns exec $n sh -c "$*"\n'
-    )
-    fake.chmod(0o755)
+    enter = f'case $host in 10.77.0.1) n={two_hosts[0]};; *) n={two_hosts[1]};; esac; exec ip netns exec $n sh -c "$*"'
+    path = fake_ssh(tmp_path, enter)
     (tmp_path / "hosts").write_text("10.77.0.1 slots=1\n10.77.0.2 slots=1  # the second\n")
     launch = [
         sys.executable,
@@ -195,7 +181,7 @@ def test_one_host_starts_both_by_ssh(two_hosts, words, tmp_path):
     ]
     done = subprocess.run(
         [*launch, *words.split(), "--max_steps", "2", "--output_dir", tmp_path / "two"], cwd=ROOT, capture_output=True, text=True,
-        timeout=180, env={**os.environ, "GLOO_SOCKET_IFNAME": "eth9", "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        timeout=180, env={**os.environ, "GLOO_SOCKET_IFNAME": "eth9", "PATH": path},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(losses(tmp_path / "two")) == 2

@@ -5,28 +5,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from conftest import write_llama
+from conftest import train_qlora
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-import lima_sft
 from lima import turns
 from lima.evaluate import generate
-from lima.train import base, trainer
+from lima.train import trainer
 
 
 @pytest.fixture(scope="module")
 def run(smollm2_tokenizer, tmp_path_factory):
     """Three steps of 7b-qlora on a small untied Llama, in NF4 with double quantisation and paged 8-bit AdamW."""
-    folder = tmp_path_factory.mktemp("qlora")
-    plain = AutoTokenizer.from_pretrained(smollm2_tokenizer.name_or_path)
-    plain.eos_token, plain.chat_template = plain.bos_token, None
-    base.prepare(write_llama(folder / "source", plain, layers=2, width=256), folder / "base")
-    rows = open("data/starter.jsonl", encoding="utf-8").readlines()[:6]
-    (folder / "six.jsonl").write_text("".join(rows), encoding="utf-8")
-    words = ["--config", "recipes/7b-qlora.yaml", "--model_name_or_path", folder / "base", "--dataset", folder / "six.jsonl",
-             "--exclude_sources", "None", "--output_dir", folder / "run", "--global_batch_size", 4, "--max_steps", 3,
-             "--learning_rate", 1e-3, "--eval_on_start", "false", "--report_to", "none"]  # fmt: skip
     held, save = SimpleNamespace(), trainer.ExactTrainer.train
 
     def train(self, **kwargs):
@@ -35,14 +25,14 @@ def run(smollm2_tokenizer, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.ExactTrainer, "train", train)
-        lima_sft.main([str(word) for word in words])
-    return SimpleNamespace(folder=folder, trainer=held.trainer)
+        trained = train_qlora(tmp_path_factory.mktemp("qlora"), smollm2_tokenizer, "--learning_rate", 1e-3, width=256)
+    return SimpleNamespace(**vars(trained), trainer=held.trainer)
 
 
 def test_the_eot_row_moves_in_embeddings_and_head(run):
-    saved = load_file(next((run.folder / "run").glob("checkpoint-*")) / "adapter_model.safetensors")
-    before = load_file(run.folder / "base/model.safetensors")
-    eot = AutoTokenizer.from_pretrained(run.folder / "base").eos_token_id
+    saved = load_file(run.checkpoint / "adapter_model.safetensors")
+    before = load_file(run.base / "model.safetensors")
+    eot = AutoTokenizer.from_pretrained(run.base).eos_token_id
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         after = saved[f"base_model.model.{name}"].float()
         assert not torch.equal(after[eot], before[name][eot].float().bfloat16().float()), name
@@ -53,7 +43,7 @@ def test_the_eot_row_moves_in_embeddings_and_head(run):
 
 
 def test_what_it_saves_generates_without_more_ado(run):
-    model, tokenizer = generate.load_model(run.folder / "run")
+    model, tokenizer = generate.load_model(run.run)
     messages = [{"role": "user", "content": "Why does bread rise?"}]
     assert generate.generate(model, tokenizer, [messages], 4, 0)[0][1] in ("eot", "eos", "length")
     assert turns.encode(tokenizer, messages)[0][-1] == tokenizer.eos_token_id == model.generation_config.eos_token_id[0]

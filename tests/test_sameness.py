@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from conftest import ROOT, distance
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -79,14 +79,6 @@ def train(processes, *words):
 
 def trained(run, step=6):
     return load_file(run / f"checkpoint-{step}/model.safetensors")
-
-
-def distance(weights, others, start):
-    """How far two trainings from `start` lie apart, as a share of how far the second went."""
-    keys = list(others)
-    apart = torch.cat([(weights[k].float() - others[k].float()).flatten() for k in keys]).norm()
-    went = torch.cat([(others[k].float() - start[k].float()).flatten() for k in keys]).norm()
-    return (apart / went).item()
 
 
 WAYS = {

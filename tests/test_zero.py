@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, run, write_llama
+from conftest import ROOT, assert_runs_alone, distance, first_rows, losses, prepared_llama, untouched
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -54,9 +54,7 @@ lima_sft.main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "six.jsonl"
-    path.write_text("".join(open(ROOT / "data/starter.jsonl", encoding="utf-8").readlines()[:6]), encoding="utf-8")
-    return path
+    return first_rows(tmp_path_factory.mktemp("data") / "six.jsonl", 6)
 
 
 def train(processes, config, base, dataset, out, *flags, name="135m", script="lima_sft.py", **env):
@@ -98,18 +96,6 @@ def by_hand(folder, dataset):
         optimiser.step()
         optimiser.zero_grad()
     return losses, {name: tensor.detach() for name, tensor in model.named_parameters()}
-
-
-def logged(checkpoint):
-    rows = [json.loads(line) for line in (checkpoint.parent / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
-
-
-def distance(weights, others, start):
-    """How far two trainings from `start` lie apart, as a share of how far the second went."""
-    apart = torch.cat([(weights[k].float() - others[k].float()).flatten() for k in others]).norm()
-    went = torch.cat([(others[k].float() - start[k].float()).flatten() for k in others]).norm()
-    return (apart / went).item()
 
 
 # ---- the configs themselves -------------------------------------------------------------------------------------------
@@ -239,8 +225,7 @@ def test_4_bit_weights_do_not_go_with_deepspeed(tiny_base):
 def zero3(smollm2_tokenizer, dataset, tmp_path_factory):
     """Two ranks under zero3.json as it is, on 316 MB of bf16 weights; memory watched while they load."""
     folder = tmp_path_factory.mktemp("zero3")
-    plain = AutoTokenizer.from_pretrained(smollm2_tokenizer.name_or_path)
-    plain.eos_token, plain.chat_template = plain.bos_token, None
+    plain = untouched(smollm2_tokenizer)
     wide = LlamaConfig(vocab_size=len(plain), hidden_size=512, intermediate_size=8192, num_hidden_layers=8,
                        num_attention_heads=8, num_key_value_heads=2)  # fmt: skip
     with torch.device("meta"):
@@ -274,22 +259,7 @@ def test_a_rank_loads_its_share_and_no_more(zero3):
 
 @pytest.mark.slow
 def test_what_zero3_saves_runs_without_this_repo_and_deepspeed(zero3, tmp_path):
-    script = tmp_path / "plain.py"
-    script.write_text(f"""
-import sys
-sys.modules.update(deepspeed=None, lima=None, trl=None)  # importing any of them fails
-from transformers import AutoModelForCausalLM, AutoTokenizer
-folder = {str(zero3.checkpoint)!r}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-ids = tokenizer.apply_chat_template([{{"role": "user", "content": "Hello"}}], return_tensors="pt")["input_ids"]
-out = model.generate(ids, max_new_tokens=5)
-assert out.shape[1] > ids.shape[1] and ids[0, -1] == tokenizer.eos_token_id == model.generation_config.eos_token_id[0]
-print("fine", model.dtype)
-""")
-    done = run(script)
-    assert done.stdout.splitlines()[-1:] == ["fine torch.bfloat16"], done.stderr
+    assert_runs_alone(zero3.checkpoint, tmp_path / "plain.py", "deepspeed", "lima", "trl")
     before, after = load_file(zero3.base / "model.safetensors"), load_file(zero3.checkpoint / "model.safetensors")
     assert before.keys() == after.keys()
     for name in before:
@@ -297,9 +267,9 @@ print("fine", model.dtype)
         assert name.endswith("norm.weight") or not torch.equal(after[name], before[name]), name
 
 
-def close_to(checkpoint, losses, weights, folder, loss, way):
+def close_to(checkpoint, expected, weights, folder, loss, way):
     """Asserts that a training followed the one by hand: its losses to `loss`, its weights to a share `way` of how far they went."""
-    assert logged(checkpoint) == pytest.approx(losses, rel=loss)
+    assert losses(checkpoint.parent) == pytest.approx(expected, rel=loss)
     assert distance(load_file(checkpoint / "model.safetensors"), weights, load_file(folder / "model.safetensors")) < way
 
 
@@ -312,16 +282,14 @@ def test_two_ranks_train_as_plain_adamw_does(config, tiny_base, dataset, tmp_pat
     if config == "zero3_offload" and not (shutil.which("c++") and shutil.which("ninja", path=VENV)):
         pytest.skip("no C++ compiler or ninja for DeepSpeed's CPU Adam")
     checkpoint = train(2, f"ds_configs/{config}.json", tiny_base, dataset, tmp_path / "run", PATH=VENV)
-    losses, weights = by_hand(tiny_base, dataset)
-    close_to(checkpoint, losses, weights, tiny_base, loss=0.01, way=0.08)
+    expected, weights = by_hand(tiny_base, dataset)
+    close_to(checkpoint, expected, weights, tiny_base, loss=0.01, way=0.08)
 
 
 @pytest.mark.slow
 def test_8_bit_adam_on_one_gpu_trains_as_adamw_does(smollm2_tokenizer, dataset, tmp_path):
     """7b-1gpu's optimiser under ZeRO-3 in several sub-groups; fp32, so that only the moments' bits differ."""
-    plain = AutoTokenizer.from_pretrained(smollm2_tokenizer.name_or_path)
-    plain.eos_token, plain.chat_template = plain.bos_token, None
-    base.prepare(write_llama(tmp_path / "source", plain, layers=2, width=128), tmp_path / "base")
+    prepared_llama(tmp_path, smollm2_tokenizer, layers=2, width=128)
     content = json.loads((ROOT / "ds_configs/zero3_cpu.json").read_text())
     content["zero_optimization"]["sub_group_size"] = 1_000_000
     (tmp_path / "groups.json").write_text(json.dumps(content))
@@ -329,8 +297,8 @@ def test_8_bit_adam_on_one_gpu_trains_as_adamw_does(smollm2_tokenizer, dataset, 
     checkpoint = train(
         1, tmp_path / "groups.json", tmp_path / "base", dataset, tmp_path / "run", *flags, name="7b-1gpu"
     )
-    losses, weights = by_hand(tmp_path / "base", dataset)
-    close_to(checkpoint, losses, weights, tmp_path / "base", loss=0.01, way=0.05)
+    expected, weights = by_hand(tmp_path / "base", dataset)
+    close_to(checkpoint, expected, weights, tmp_path / "base", loss=0.01, way=0.05)
     saved = torch.load(next(checkpoint.glob("global_step*/*optim_states.pt")), weights_only=False)[
         "optimizer_state_dict"
     ]
@@ -348,8 +316,8 @@ def test_lora_trains_under_zero3_and_its_adapter_loads(tiny_base, dataset, tmp_p
     checkpoint = train(2, "ds_configs/zero3_cpu.json", tiny_base, dataset, tmp_path / "run", *flags)
     adapter = load_file(checkpoint / "adapter_model.safetensors")
     assert len(adapter) == 4 * 2 * 2 + 1 and all(t.numel() and t.float().abs().max() > 0 for t in adapter.values())
-    losses = logged(checkpoint)
-    assert losses[-1] < losses[0]
+    went = losses(checkpoint.parent)
+    assert went[-1] < went[0]
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     loaded = dict(model.named_parameters())
     assert torch.equal(loaded["model.layers.3.mlp.up_proj.lora_B.default.weight"],
