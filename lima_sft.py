@@ -20,7 +20,7 @@ def main(argv):
     args = recipe.load(argv)
 
     # ---- the plan: nothing is downloaded before the machine is known to hold the run ------------------------------
-    from lima.train import batches, memory, plan, varlen, zero
+    from lima.train import base, batches, memory, plan, varlen
 
     if not args.dry_run:
         ranks.own_log(args.output_dir)
@@ -32,7 +32,7 @@ def main(argv):
     model = memory.check_fit(args, here)
     data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
     tokenizer = turns.load_tokenizer(args.model_name_or_path, recipe.base_command(args.config))
-    zero.check_base(args)
+    base.check_base(args)
     model = model or memory.check_fit(args, here, fetch=True)  # a prepared base on the Hub
     encoded = turns.encode_all(tokenizer, data.rows, args.max_length, args.loss_on, args.over_length)
     lengths = encoded.lengths

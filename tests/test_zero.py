@@ -202,12 +202,12 @@ def test_a_half_written_or_quantised_base_is_one_line(spoil, message, tiny_base,
     args = SimpleNamespace(
         model_name_or_path=str(tiny_base), load_in_4bit=False, deepspeed=None, config="recipes/7b.yaml"
     )
-    zero.check_base(args)
+    base.check_base(args)
     shutil.copytree(tiny_base, tmp_path / "base")
     spoil(tmp_path / "base")
     args.model_name_or_path = str(tmp_path / "base")
     with pytest.raises(UserError, match=message):
-        zero.check_base(args)
+        base.check_base(args)
 
 
 def test_4_bit_weights_do_not_go_with_deepspeed(tiny_base):
@@ -215,7 +215,7 @@ def test_4_bit_weights_do_not_go_with_deepspeed(tiny_base):
         model_name_or_path=str(tiny_base), load_in_4bit=True, deepspeed="x", config="recipes/7b.yaml"
     )
     with pytest.raises(UserError, match=r"recipes/7b.yaml: load_in_4bit does not go with deepspeed"):
-        zero.check_base(args)
+        base.check_base(args)
 
 
 # ---- training on real processes ---------------------------------------------------------------------------------------

@@ -65,6 +65,38 @@ def prepare(source, target, eot_token="<|eot|>", pad_token="<|pad|>", eot_init="
     return record
 
 
+def check_base(recipe):
+    """Raises `UserError` for a local base that is half-written, lacks tensors, or is quantised already; reads headers only.
+
+    Tensors that are absent would start at random with no more than a warning.
+    """
+    folder = Path(recipe.model_name_or_path)
+    if not folder.is_dir():
+        return
+    config = _json(folder / "config.json")
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method:
+        raise UserError(
+            f"{folder}: its weights are quantised already ({method}); train from the original weights, in 4 bit with "
+            "load_in_4bit: true if need be"
+        )
+    if recipe.load_in_4bit and recipe.deepspeed:
+        raise UserError(f"{recipe.config}: load_in_4bit does not go with deepspeed; set deepspeed: null")
+    names = {name for names in _shards(folder).values() for name in names}
+    missing = sorted(_needed(folder) - names)
+    if missing:
+        raise UserError(f"{folder}: lacks {len(missing)} tensors, such as {missing[0]}; prepare the base again")
+
+
+def _needed(folder):
+    """The names of the weights that a model of that config cannot do without."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return dict(model.named_parameters()).keys()  # a tied head has one name
+
+
 def _fetch(source, revision, partial):
     """`source` as a local folder of safetensors; nothing pickled is ever read."""
     if Path(source).is_dir():

@@ -1,4 +1,4 @@
-"""What a DeepSpeed config means for memory, and what is wrong with it or with the base it is to load: one line, before loading.
+"""What a DeepSpeed config means for memory, and what is wrong with it: one line, before anything is loaded.
 
 DeepSpeed ignores a top-level key that it does not know, and finds one inside `zero_optimization` after minutes of loading.
 """
@@ -166,38 +166,3 @@ def _near(error, section):
     known = [field.alias or name for name, field in fields.items()]
     near = difflib.get_close_matches(str(error["loc"][0]), known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def check_base(recipe):
-    """Raises `UserError` for a local base that is half-written, lacks tensors, or is quantised already; reads headers only.
-
-    Tensors that are absent would start at random with no more than a warning.
-    """
-    from lima.train import base
-
-    folder = Path(recipe.model_name_or_path)
-    if not folder.is_dir():
-        return
-    config = base._json(folder / "config.json")
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    if method:
-        raise UserError(
-            f"{folder}: its weights are quantised already ({method}); train from the original weights, in 4 bit with "
-            "load_in_4bit: true if need be"
-        )
-    if recipe.load_in_4bit and recipe.deepspeed:
-        raise UserError(f"{recipe.config}: load_in_4bit does not go with deepspeed; set deepspeed: null")
-    names = {name for names in base._shards(folder).values() for name in names}
-    missing = sorted(_needed(folder) - names)
-    if missing:
-        raise UserError(f"{folder}: lacks {len(missing)} tensors, such as {missing[0]}; prepare the base again")
-
-
-def _needed(folder):
-    """The names of the weights that a model of that config cannot do without."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    return dict(model.named_parameters()).keys()  # a tied head has one name
