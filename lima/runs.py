@@ -1,6 +1,7 @@
 """Where a run keeps what: `runs/<name>/` with recipe.yaml, metrics.jsonl, checkpoint-<step>/ and generations/."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from lima import UserError
 
 FORMER = "former"
+MARKER = "complete.json"  # a checkpoint is complete when it holds this
 LIBRARIES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "peft", "bitsandbytes")
 
 
@@ -47,10 +49,24 @@ def parse_epochs(text):
 
 
 def checkpoints(run):
-    """The run's checkpoints, oldest first; the Trainer writes `trainer_state.json` after the weights."""
+    """The run's complete checkpoints, oldest first."""
     found = [p for p in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    found = [p for p in found if any(p.glob("*.safetensors")) and (p / "trainer_state.json").exists()]
-    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+    return sorted((p for p in found if marker(p)), key=lambda p: int(p.name.split("-")[1]))
+
+
+def marker(checkpoint):
+    """What a complete checkpoint says of itself, or None: `step`, `epoch`, `ranks`, `recipe`, `dataset` and `files`, which
+    gives `bytes` and `sha256` of every file by its path. `lima/train/checkpoints.py` writes it, last."""
+    try:
+        return json.loads((Path(checkpoint) / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def sha256(path):
+    """The digest of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def newest_checkpoint(run):
