@@ -17,7 +17,7 @@ OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all lint chat generate merge bench bench-balance bench-peers clean
+.PHONY: help setup quickstart plan test test-all lint chat generate merge bench bench-balance bench-peers clean
 .DELETE_ON_ERROR:
 
 ##@ Start here
@@ -40,6 +40,9 @@ bases/smollm2-135m/lima_base.json: | $(READY)
 plan-%: $(READY) ## what it needs and takes; GPU=h100-80gb GPUS=8 NODES=4 PRICE=2.5
 	@$(PY) -m lima.train.plan --config recipes/$*.yaml $(if $(GPU),--gpu $(GPU)) $(SHARE) \
 	  $(if $(PRICE),--price $(PRICE)) $(OVERRIDE)
+
+plan: $(READY) ## all recipes on common machines; ARGS=--write puts it into the README
+	@$(PY) -m lima.train.plan_table $(ARGS)
 
 show-%: $(READY) ## the resolved recipe; first examples coloured by what is trained on
 	@$(PY) -m lima.train.show --config recipes/$*.yaml $(OVERRIDE)
