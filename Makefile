@@ -51,7 +51,7 @@ base-%: $(READY) ## the base model with its end-of-turn token, once, on CPU
 	@$(PY) -m lima.train.base --config recipes/$*.yaml $(ARGS)
 
 sft-%: $(READY) ## train it: checkpoints in runs/NAME; GPUS=8 NODES=4 HOSTFILE=…
-	@$(PY) -m lima.train.launch --config recipes/$*.yaml $(SHARE) $(MEET) $(OVERRIDE)
+	@$(PY) -m lima.train.launch --config recipes/$*.yaml --resume auto $(SHARE) $(MEET) $(OVERRIDE)
 
 ##@ A finished run
 chat: $(READY) ## talk to RUN in the terminal

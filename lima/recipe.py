@@ -84,8 +84,12 @@ class LimaArguments:
         default=0.0,
     )
     keep_epochs: str = _arg("Epochs whose weights are kept, such as 5-10; the last is always kept.", default="5-10")
+    sample_prompts: int = _arg(
+        "How many dev prompts are answered at the end of each epoch, greedily and in short, to be looked at; 0 for none.",
+        default=8,
+    )
     resume: str = _arg(
-        "Go on from the run's newest checkpoint that holds the optimiser's state, if there is one.",
+        "Go on from the run's newest checkpoint that is whole, if there is one (make sft-NAME does).",
         default="never",
         choices=["never", "auto"],
     )

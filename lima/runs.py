@@ -58,9 +58,21 @@ def marker(checkpoint):
     """What a complete checkpoint says of itself, or None: `step`, `epoch`, `ranks`, `recipe`, `dataset` and `files`, which
     gives `bytes` and `sha256` of every file by its path. `lima/train/checkpoints.py` writes it, last."""
     try:
-        return json.loads((Path(checkpoint) / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads((Path(checkpoint) / MARKER).read_text(encoding="utf-8"))
+        digest = content.pop("digest", None)
+    except (OSError, ValueError, AttributeError):
         return None
+    return content if digest in (None, _digest(content)) else None
+
+
+def write_marker(checkpoint, content):
+    """Makes a checkpoint complete: `content` is what `marker` returns then."""
+    text = json.dumps({**content, "digest": _digest(content)}, indent=1)
+    write_text(Path(checkpoint) / MARKER, text)
+
+
+def _digest(content):
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path):
@@ -79,37 +91,6 @@ def newest_checkpoint(run):
         have = ", ".join(sorted(p.name for p in Path("runs").glob("*"))) or "none yet"
         raise UserError(f"{run}: no checkpoint there; runs here: {have}; train one with `make sft-NAME`")
     return found[-1]
-
-
-def refuse_finished(run, overwrite, resume):
-    """Raises `UserError` if training into `run` would mix with, or lose, what another run left there, or if `resume`, the
-    checkpoint to go on from, cannot carry on."""
-    found = checkpoints(run)
-    if resume:
-        _check_resumable(Path(resume), found)
-    elif found and not overwrite:
-        raise UserError(
-            f"{run}: holds {len(found)} checkpoints of an earlier run; continue it with --resume auto, train beside "
-            "it with --run_name NAME, or replace it with --overwrite true"
-        )
-
-
-def newest_resumable(run):
-    """The newest checkpoint of `run` that still holds its optimiser's state, or None."""
-    found = [folder for folder in checkpoints(run) if _has_optimizer(folder)]
-    return str(found[-1]) if found else None
-
-
-def _has_optimizer(checkpoint):
-    return (checkpoint / "optimizer.pt").exists() or any(checkpoint.glob("global_step*"))
-
-
-def _check_resumable(checkpoint, found):
-    newest = f"the newest of this run is {found[-1]}" if found else "this run has none"
-    if not (checkpoint / "trainer_state.json").is_file():
-        raise UserError(f"{checkpoint}: not a checkpoint of a run; {newest}")
-    if not _has_optimizer(checkpoint):
-        raise UserError(f"{checkpoint}: its optimiser's state is gone, kept weights only; {newest}")
 
 
 def set_aside(run):

@@ -148,7 +148,7 @@ def test_the_plan_is_printed_and_a_dry_run_leaves_nothing(sft, tmp_path, capsys)
 def test_an_earlier_run_is_never_lost_by_accident(sft):
     run_dir = sft(*FP32, "--num_train_epochs", 1, rows=4)
     (run_dir / "generations/checkpoint-1").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"holds 1 checkpoints of an earlier run.*--overwrite"):
+    with pytest.raises(UserError, match=r"holds 1 checkpoint of an earlier run.*--overwrite"):
         sft(*FP32, "--num_train_epochs", 1, rows=4)
     sft(*FP32, "--num_train_epochs", 1, "--overwrite", "true", rows=4)
     assert (run_dir / "checkpoint-1").exists() and not (run_dir / "generations/checkpoint-1").exists()

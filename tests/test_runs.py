@@ -11,9 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT
-from safetensors.torch import save_file
 
 from lima import UserError, exit_codes, runs
 
@@ -146,71 +144,24 @@ def test_bad_epochs_say_what_was_found_and_what_is_expected(text):
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def weights(path):
-    save_file({"w": torch.arange(64.0)}, path)
-
-
-def checkpoint(run, step, files=("model.safetensors",)):
-    """What the Trainer leaves of a finished save: config, weights, and its state last."""
+def checkpoint(run, step, complete=True):
+    """What counts as a checkpoint is its marker (tests/test_checkpoints.py)."""
     folder = Path(run) / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    for file in files:
-        weights(folder / file)
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    if complete:
+        runs.write_marker(folder, {"step": step, "files": {}})
     return folder
-
-
-SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-
-
-def only_config(folder):
-    (folder / "config.json").write_text("{}")
-
-
-def only_tokenizer_and_optimizer(folder):
-    (folder / "tokenizer.json").write_text("{}")
-    torch.save({}, folder / "optimizer.pt")
-
-
-def one_shard_of_two(folder):
-    only_config(folder)
-    weights(folder / SHARDS[0])
-
-
-def weights_cut_off(folder):
-    only_config(folder)
-    weights(folder / "model.safetensors")
-    with (folder / "model.safetensors").open("r+b") as file:
-        file.truncate(100)
-
-
-def weights_not_begun(folder):
-    only_config(folder)
-    (folder / "model.safetensors").touch()
-
-
-HALF = [
-    lambda folder: None,
-    only_config,
-    only_tokenizer_and_optimizer,
-    one_shard_of_two,
-    weights_cut_off,
-    weights_not_begun,
-]
 
 
 def test_checkpoints_are_in_the_order_of_steps_not_of_letters(tmp_path):
     expected = [checkpoint(tmp_path, step) for step in (9, 10, 100)]
-    expected.insert(0, checkpoint(tmp_path, 8, SHARDS))
     assert runs.checkpoints(tmp_path) == expected
 
 
-@pytest.mark.parametrize("leave", HALF, ids=["empty", *(leave.__name__ for leave in HALF[1:])])
-def test_a_half_written_checkpoint_is_not_one(tmp_path, leave):
+def test_a_checkpoint_without_a_marker_is_not_one(tmp_path):
     whole = [checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)]
-    (tmp_path / "checkpoint-11").mkdir()
-    leave(tmp_path / "checkpoint-11")
+    checkpoint(tmp_path, 11, complete=False)
     assert runs.checkpoints(tmp_path) == whole
     assert runs.newest_checkpoint(tmp_path) == whole[-1]
 
@@ -220,11 +171,6 @@ def test_a_folder_of_another_name_is_no_checkpoint(tmp_path, name):
     only = checkpoint(tmp_path, 9)
     checkpoint(tmp_path, 12).rename(tmp_path / name)
     assert runs.checkpoints(tmp_path) == [only]
-
-
-def test_a_lora_checkpoint_is_one(tmp_path):
-    assert runs.checkpoints(tmp_path) == [] != [checkpoint(tmp_path, 3, ["adapter_model.safetensors"])]
-    assert runs.newest_checkpoint(tmp_path).name == "checkpoint-3"
 
 
 def test_newest_checkpoint_is_that_of_the_last_step_as_text_too(tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lima_sft
-from lima import UserError, conversations, turns
+from lima import conversations, turns
 
 SIZE, EPOCHS, RATE, SEED = 4, 2, 0.3, 42
 PLAIN = ["--bf16", "false", "--report_to", "none", "--eval_on_start", "false", "--heldout", "None", "--optim", "sgd",
@@ -121,25 +121,3 @@ def test_the_ramp_under_zero3_is_that_of_plain_data_parallel(by_hand, tiny_base,
     assert distance(zero3, ddp, start) < 1e-5
     assert distance(by_hand[2][-1], ddp, start) > 0.01
     assert set(zero3) == set(start)  # and nothing of it is saved
-
-
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_resuming_in_the_middle_of_an_epoch_ends_in_the_same_weights(processes, tiny_base, dataset, tmp_path):
-    """Steps 1 to 4 of 6, then on from the checkpoint of step 4, the first step of epoch 2: bit for bit."""
-    ramp = ["--residual_dropout", 0.3, "--tokens_per_device", 4096, "--optim", "adamw_torch", "--learning_rate", 1e-3]
-    train(processes, *words(tiny_base, dataset, tmp_path / "whole", *ramp))
-    train(processes, *words(tiny_base, dataset, tmp_path / "cut", *ramp, "--max_steps", 4))
-    early = trained(tmp_path / "cut", 4)
-    resume = ["--resume_from_checkpoint", tmp_path / "cut/checkpoint-4"]
-    train(processes, *words(tiny_base, dataset, tmp_path / "cut", *ramp, *resume))
-    whole, resumed = trained(tmp_path / "whole"), trained(tmp_path / "cut")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert not all(torch.equal(whole[name], early[name]) for name in whole)
-
-
-def test_a_checkpoint_without_its_optimiser_is_not_resumed_from(tiny_base, dataset, tmp_path):
-    """Only the newest keeps it; going on from another would quietly restart Adam's moments."""
-    train(1, *words(tiny_base, dataset, tmp_path, "--tokens_per_device", 4096, "--max_steps", 2))
-    with pytest.raises(UserError, match=r"checkpoint-1: .*optimiser.*newest.*checkpoint-2"):
-        resume = ["--resume_from_checkpoint", tmp_path / "checkpoint-1"]
-        train(1, *words(tiny_base, dataset, tmp_path, "--tokens_per_device", 4096, *resume))

@@ -1,35 +1,127 @@
-"""Which checkpoints a run keeps: one an epoch, weights of the epochs in `keep_epochs` and of the last (section 3)."""
+"""Checkpoints that are complete or absent, and which of them a run keeps.
 
+A checkpoint is written in `runs/NAME/saving/`, flushed to disk, marked with the digests of its files and renamed into its
+place. What a death leaves behind lies in `saving/`, and is removed at the next start (`resuming.py`). Weights of the epochs
+in `keep_epochs` and of the last are kept (section 3); what only resuming needs, of the newest two, at the end of the newest.
+"""
+
+import os
 import shutil
+from pathlib import Path
 
 from transformers import TrainerCallback
 
 from lima import runs
+from lima.train import ranks
 
 RESUME_ONLY = ("optimizer.pt", "scheduler.pt", "rng_state*.pth", "global_step*", "zero_to_fp32.py", "latest")
 
 
+def save(output_dir, step, epoch, identity, write):
+    """Makes `checkpoint-STEP` of what `write()` writes into `saving_folder(output_dir)`, whole or not at all.
+
+    Called by every rank: `write` is the Trainer's own saving, and the ranks share flushing and hashing the files. `epoch`: how
+    many are done, a float. `identity`: `{"ranks", "recipe", "dataset"}` of the run. A checkpoint that stands is left as it is.
+    """
+    final, saving = Path(output_dir) / f"checkpoint-{step}", saving_folder(output_dir)
+    beside = saving / final.name
+    if ranks.gathered(runs.marker(final) is not None)[0]:
+        return
+    write()
+    ranks.wait()
+    files = [entry for share in ranks.gathered(_digests(beside, *ranks.place())) for entry in share]
+    if ranks.place()[0] == 0:
+        marker = {"step": step, "epoch": round(epoch, 4), **identity, "files": dict(sorted(files))}
+        runs.write_marker(beside, marker)
+        for path in [beside / runs.MARKER, beside, *(path for path in beside.rglob("*") if path.is_dir())]:
+            _flush(path)
+        os.replace(beside, final)
+        _flush(final.parent)
+        shutil.rmtree(saving)
+        runs.forget_former(output_dir)  # the run that this one replaces
+    ranks.wait()
+
+
+def saving_folder(output_dir):
+    """Where checkpoints are written before they are renamed into their place."""
+    return Path(output_dir) / "saving"
+
+
+def _digests(folder, rank, of):
+    """`[(path within the folder, {"bytes", "sha256"}), …]` of this rank's share of the files, flushed to disk."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    share = sorted(paths, key=lambda path: -path.stat().st_size)[rank::of]
+    out = []
+    for path in share:
+        _flush(path)
+        out.append((str(path.relative_to(folder)), {"bytes": path.stat().st_size, "sha256": runs.sha256(path)}))
+    return out
+
+
+def _flush(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def thin(output_dir, keep_epochs, steps_per_epoch, newest):
+    """Leaves of all checkpoints but the `newest` the weights of the epochs in `keep_epochs`; with "all", of any step.
+
+    A death amid this leaves checkpoints whole: what goes is first taken from the marker, or moved out of its place.
+    """
+    keep = runs.parse_epochs(keep_epochs)
+    for folder in runs.checkpoints(output_dir)[:-newest]:
+        marker = runs.marker(folder)
+        epoch, rest = divmod(marker["step"], steps_per_epoch)
+        if keep_epochs == "all" or (rest == 0 and keep(epoch)):
+            _forget_state(folder, marker)
+        else:
+            _remove(folder)
+
+
+def _forget_state(folder, marker):
+    state = {str(path.relative_to(folder)) for path in state_files(folder)}
+    files = {name: digest for name, digest in marker["files"].items() if name not in state}
+    if files != marker["files"]:
+        runs.write_marker(folder, {**marker, "files": files})
+    forget(state_files(folder))
+
+
+def state_files(checkpoint):
+    """Its files that only resuming needs."""
+    found = [path for pattern in RESUME_ONLY for path in checkpoint.glob(pattern)]
+    inside = [file for path in found if path.is_dir() for file in path.rglob("*")]
+    return [path for path in [*found, *inside] if path.is_file()]
+
+
+def forget(files):
+    """Removes files of a checkpoint, and folders that they leave empty."""
+    for path in files:
+        path.unlink()
+    for folder in sorted({path.parent for path in files}, reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _remove(folder):
+    saving = saving_folder(folder.parent)
+    shutil.rmtree(saving, ignore_errors=True)
+    saving.mkdir()
+    os.replace(folder, saving / folder.name)
+    shutil.rmtree(saving)
+
+
 class KeepEpochs(TrainerCallback):
-    """After each save: older checkpoints outside `keep_epochs` go, and kept ones lose their optimiser state."""
+    """Thins the run's checkpoints at its end; before each save, `trainer.py` does."""
 
-    def __init__(self, keep_epochs):
-        self.keep = runs.parse_epochs(keep_epochs)
+    def __init__(self, keep_epochs, steps_per_epoch):
+        self.keep_epochs, self.steps = keep_epochs, steps_per_epoch
 
-    def on_save(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        runs.forget_former(args.output_dir)  # the run that this one replaces
-        steps = state.max_steps / state.num_train_epochs
-        for folder in runs.checkpoints(args.output_dir):
-            step = int(folder.name.split("-")[1])
-            if step >= state.global_step:
-                continue
-            if self.keep(round(step / steps)):
-                for pattern in RESUME_ONLY:
-                    for path in folder.glob(pattern):
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
-            else:
-                shutil.rmtree(folder)
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            thin(args.output_dir, self.keep_epochs, self.steps, newest=1)
 
 
 def kept(epochs, keep_epochs):

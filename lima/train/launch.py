@@ -108,12 +108,17 @@ def run_node(place, args, words):
     if place.nodes > 1:
         where = ["--nnodes", place.nodes, "--node-rank", place.node_rank, "--master-addr", place.master_addr,
                  "--master-port", place.master_port, "--rdzv-conf", f"timeout={place.join_timeout}"]  # fmt: skip
-    options = [*where, "--nproc-per-node", place.gpus, "--max-restarts", 0, "--shutdown-timeout", 5]
+    options = [*where, "--nproc-per-node", place.gpus, "--max-restarts", 0, "--shutdown-timeout", 5,
+               "--signals-to-handle", "SIGHUP,SIGQUIT"]  # fmt: skip
     watch = _watch(place, words) if place.nodes > 1 else None
+    told = _pass_on_signals()
     try:
         torchrun.run(torchrun.parse_args([str(word) for word in [*options, SCRIPT, *words]]))
-        return 0
+        return 130 if signal.SIGINT in told else 0
     except ChildFailedError as error:
+        if told and {failure.exitcode for failure in error.failures.values()} <= {-signal.SIGUSR1, -signal.SIGTERM}:
+            print("stopped before the first step; what was complete on disk stands", file=sys.stderr)
+            return 130 if signal.SIGINT in told else 0
         return _say_failure(error, place, args, watch)
     except SignalException as error:
         if watch and watch.cause:
@@ -130,11 +135,37 @@ def run_node(place, args, words):
             watch.close()
 
 
+def _pass_on_signals():
+    """From now on the first signal that asks this launcher to stop asks the ranks to save and stop; a second stops at once.
+
+    Returns the list of those that came. Torchrun alone would stop the ranks within seconds, amid a save.
+    """
+    import psutil
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    told = []
+
+    def hear(number, frame):
+        told.append(number)
+        if len(told) > 1:
+            raise SignalException(f"{signal.Signals(number).name} again", sigval=signal.Signals(number))
+        if number == signal.SIGINT:
+            print(
+                "\nCtrl-C: the ranks save at the end of this step; again to stop at once", file=sys.stderr, flush=True
+            )
+        for process in psutil.Process().children():
+            process.send_signal(signal.SIGUSR1)
+
+    for number in ranks.STOP:
+        signal.signal(number, hear)
+    return told
+
+
 def _watch(place, words):
     """Stops this node's ranks when another node fails; ends the launcher itself where torchrun does not come back."""
 
     def stop(cause):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(20)
         os._exit(_say(cause, 1))
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun gives every rank the path of 
 SAID_OF_THE_DEAD = re.compile(
     r"connection (closed|reset)|remote (worker|process)|timed out|nccl(Remote|System)Error|broken pipe", re.IGNORECASE
 )
+STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # Slurm and Kubernetes, Slurm by request, Ctrl-C
 _log = None  # of this rank, once `own_log` has set it
 
 
@@ -129,3 +131,27 @@ def _stop_quietly():
             traceback.print_exc(file=file)
     sys.stdout.flush()
     os._exit(1)
+
+
+# ---- what the ranks do together --------------------------------------------------------------------------------------
+
+
+def place():
+    """`(this rank, how many there are)`."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def wait():
+    """Until every rank is here."""
+    gathered(None)
+
+
+def gathered(mine):
+    """What each rank brings, as a list; every rank gets it."""
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return [mine]
+    out = [None] * distributed.get_world_size()
+    distributed.all_gather_object(out, mine)
+    return out

@@ -1,14 +1,22 @@
-"""TRL's `SFTTrainer` with the batches that the plan has dealt."""
+"""TRL's `SFTTrainer` with the batches that the plan has dealt, and checkpoints that are complete or absent."""
+
+import shutil
 
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
+from lima import runs
+from lima.train import checkpoints
+
 
 class ExactTrainer(SFTTrainer):
-    """`batches` is an `ExactBatches`; the training data holds its filler row behind the examples."""
+    """`batches` is an `ExactBatches`; the training data holds its filler row behind the examples.
 
-    def __init__(self, *, batches, **kwargs):
-        self.batches = batches
+    `keep_epochs` and `identity`: see `checkpoints.thin` and `checkpoints.save`.
+    """
+
+    def __init__(self, *, batches, keep_epochs, identity, **kwargs):
+        self.batches, self.keep_epochs, self.identity = batches, keep_epochs, identity
         super().__init__(**kwargs)
         if len(self.train_dataset) != batches.filler + 1:
             raise RuntimeError(f"{batches.filler} rows went in, {len(self.train_dataset) - 1} are trained on")
@@ -31,6 +39,23 @@ class ExactTrainer(SFTTrainer):
         if hasattr(zero, "optimizer") and not hasattr(zero, "defaults"):
             zero.defaults = zero.optimizer.defaults
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _save_checkpoint(self, model, trial):
+        output_dir, state = self.args.output_dir, self.state
+        if state.is_world_process_zero:
+            checkpoints.thin(output_dir, self.keep_epochs, self.batches.steps(), newest=1)
+        self.args.output_dir = str(checkpoints.saving_folder(output_dir))  # where the Trainer's own saving writes
+        write = super()._save_checkpoint
+        try:
+            with runs.full_disk_said(output_dir):
+                checkpoints.save(output_dir, state.global_step, state.epoch, self.identity, lambda: write(model, trial))
+        except BaseException:
+            shutil.rmtree(
+                self.args.output_dir, ignore_errors=True
+            )  # half a checkpoint is of no use, and fills the disk
+            raise
+        finally:
+            self.args.output_dir = output_dir
 
     def create_model_card(self, *args, **kwargs):
         """None: the card is written when a run is published."""
