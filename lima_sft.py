@@ -20,17 +20,16 @@ def main(argv):
     args = recipe.load(argv)
 
     # ---- the plan: nothing is downloaded before the machine is known to hold the run ------------------------------
-    from lima.train import base, batches, memory, plan, varlen
+    from lima.train import base, batches, fetch, memory, plan, resuming, varlen
 
     if not args.dry_run:
         ranks.own_log(args.output_dir)
-        if args.resume == "auto":
-            args.resume_from_checkpoint = args.resume_from_checkpoint or runs.newest_resumable(args.output_dir)
-        runs.refuse_finished(args.output_dir, args.overwrite, args.resume_from_checkpoint)
+    found, notes = ([], []) if args.dry_run else resuming.wanted(args)
     varlen.check(args.attn_implementation, args.padding_free)
     here = memory.machine()
     model = memory.check_fit(args, here)
     data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
+    fetch.text(args)
     tokenizer = turns.load_tokenizer(args.model_name_or_path, recipe.base_command(args.config))
     base.check_base(args)
     model = model or memory.check_fit(args, here, fetch=True)  # a prepared base on the Hub
@@ -38,16 +37,20 @@ def main(argv):
     lengths = encoded.lengths
     costs = plan.work(model[0], lengths)
     shape, load = batches.lay_out(args, lengths, costs, here.ranks)
+    identity = resuming.identity(args, data, here)
+    if found and resuming.finished(found[0], identity, plan.steps(len(encoded.rows), args)[2]):
+        return
     heldout = load_heldout(args, tokenizer)
     data.notes += contamination(args, data.rows)
     if here_is_first():
         lines = plan.lines(args, data, encoded, shape, load, here, model)
-        resumes = [("resumes", f"from {args.resume_from_checkpoint}")] if args.resume_from_checkpoint else []
+        resumes = [("resumes", f"from {found[0]}, if it is as it was written")] if found else []
         plan.show(args.run_name, [*lines, *resumes])
     if args.dry_run:
         return
+    fetch.weights(args)
     dealt = batches.ExactBatches(lengths, costs, shape, int(os.environ.get("RANK", 0)), args.seed)
-    train(args, tokenizer, data, encoded, heldout, dealt, here)
+    train(args, tokenizer, data, encoded, heldout, dealt, here, identity, (found, notes))
 
 
 def load_heldout(args, tokenizer):
@@ -67,13 +70,12 @@ def contamination(args, rows):
     return notes
 
 
-def train(args, tokenizer, data, encoded, heldout, dealt, here):
+def train(args, tokenizer, data, encoded, heldout, dealt, here, identity, former):
     from datasets import Dataset
     from transformers import ProgressCallback
-    from transformers.integrations import get_reporting_integration_callbacks
     from trl import ModelConfig, SFTConfig
 
-    from lima.train import checkpoints, dropout, gloo, malloc, tracking, varlen
+    from lima.train import checkpoints, dropout, gloo, malloc, resuming, samples, stopping, tracking, varlen, wandb_run
     from lima.train.trainer import ExactTrainer
 
     # ---- arguments before the model, so that under ZeRO-3 it loads partitioned -------------------------------------
@@ -89,19 +91,22 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here):
         eval_on_start=args.eval_on_start and bool(heldout),
         **gloo.config_fields(args, here),
     )
+    if here_is_first() and args.overwrite and not former[0]:
+        runs.set_aside(args.output_dir)
+    resume = resuming.settle(args.output_dir, *former)
     if here_is_first():
-        if args.overwrite and not args.resume_from_checkpoint:
-            runs.set_aside(args.output_dir)
         record = tracking.record(args, data, encoded, dealt.shape)
         runs.write_text(f"{args.output_dir}/recipe.yaml", recipe.as_yaml(record))
-        tracking.start_wandb(args, record)
+    wandb = wandb_run.start(args, record, resumed=bool(resume)) if here_is_first() else None
 
     # ---- model, trainer, ramp --------------------------------------------------------------------------------------
     varlen.register()
     model, peft_config = load_model(args, recipe.build(args, ModelConfig))
-    reporters = get_reporting_integration_callbacks(["wandb"] if here_is_first() and tracking.wants_wandb(args) else [])
+    stop = stopping.StopWhenTold()
     trainer = ExactTrainer(
         batches=dealt,
+        keep_epochs=args.keep_epochs,
+        identity=identity,
         model=model,
         args=config,
         processing_class=tokenizer,
@@ -110,9 +115,10 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here):
         eval_dataset=Dataset.from_list(heldout) if heldout else None,
         callbacks=[
             tracking.Metrics(args.output_dir, dealt, here.gpu),
-            checkpoints.KeepEpochs(args.keep_epochs),
+            checkpoints.KeepEpochs(args.keep_epochs, dealt.steps()),
             malloc.GiveBack(),
-            *[reporter() for reporter in reporters],
+            *([] if args.save_only_model else [stop]),
+            *([wandb] if wandb else []),
         ],
     )
     for parameter in trainer.model.parameters() if args.use_peft else ():
@@ -121,6 +127,9 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here):
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(tracking.Progress())
+    if getattr(args, "sample_prompts", 0) and args.dev_prompts:
+        prompts = conversations.load_prompts(args.dev_prompts, "test")[: args.sample_prompts]
+        trainer.add_callback(samples.Samples(trainer, tokenizer, prompts))
     if args.residual_dropout:
         dropout.add_residual_dropout(trainer.model, args.residual_dropout)
 
@@ -128,11 +137,14 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here):
     malloc.keep_freed_memory()  # not while loading: a rank would keep what it saw of the others' shares
     started = time.perf_counter()
     with runs.full_disk_said(args.output_dir):
-        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    tracking.finish_wandb()
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if wandb:
+        wandb.finish()
     trainer.end()  # of the process group, or NCCL complains
     if here_is_first():
         summary(args, trainer, time.perf_counter() - started)
+    if stop.told:
+        stop.say()
 
 
 def load_model(args, config):
