@@ -17,7 +17,7 @@ OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart plan test test-all lint chat generate merge bench bench-balance bench-peers clean
+.PHONY: help setup quickstart plan test test-all lint chat generate verify merge bench bench-balance bench-peers bench-memory chaos clean
 .DELETE_ON_ERROR:
 
 ##@ Start here
@@ -60,6 +60,9 @@ chat: $(READY) ## talk to RUN in the terminal
 generate: $(READY) ## RUN's answers to the dev prompts, with the paper's decoding
 	@$(PY) -m lima.evaluate.generate --run $(RUN) $(ARGS)
 
+verify: $(READY) ## check RUN's checkpoints through and through; EPOCHS=5-10
+	@$(PY) -m lima.publish.verify --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
+
 merge: $(READY) ## fold the adapter of RUN into its base: RUN/merged
 	@$(PY) -m lima.train.merge --run $(RUN) $(if $(OUT),--out $(OUT)) $(ARGS)
 
@@ -72,6 +75,12 @@ bench-balance: $(VENV)/.requirements-bench ## slots a token needs on 1 to 64 GPU
 
 bench-peers: $(READY) ## litgpt and LLaMA-Factory beside ours, in venvs of their own
 	@$(PY) -m benchmarks.peers $(ARGS)
+
+bench-memory: $(READY) ## the planner's memory beside what a GPU measures: 1B, 3B, 7B
+	@$(PY) -m benchmarks.memory $(ARGS)
+
+chaos: $(READY) ## 120 deaths of a small training, each resumed to the same bits
+	@$(PY) -m benchmarks.chaos $(ARGS)
 
 ##@ This repo
 test: $(READY) $(VENV)/.requirements-dev ## all tests, under 10 minutes on 2 cores
