@@ -2,12 +2,21 @@
 
 import contextlib
 import os
+import re
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from lima import UserError
 
 PATIENCE = 5  # seconds for a first connection
+OURS = ("bases", "runs")  # folders of this repo: what is missing there must never be read from a stranger of that name
+
+
+def is_name(name):
+    """Whether `name` means OWNER/NAME on the Hub rather than a folder, be it one that is missing."""
+    here = Path(name).exists() or Path(name).parent.is_dir() or Path(name).parts[0] in OURS
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(name))) and not here
 
 
 @contextlib.contextmanager
@@ -16,11 +25,10 @@ def reading(name, kind, instead):
 
     `instead`: what to give where the Hub is out of reach. Then the local cache is read, without the client's retries.
     """
-    import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
-    if not huggingface_hub.constants.HF_HUB_OFFLINE and not _reachable(huggingface_hub.constants.ENDPOINT):
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
+    if not constants.HF_HUB_OFFLINE and not _reachable(constants.ENDPOINT):
+        constants.HF_HUB_OFFLINE = True
     try:
         yield
     except errors.GatedRepoError:

@@ -26,6 +26,7 @@ DERIVED = {
     "average_tokens_across_devices": "the loss is the mean over the tokens of the whole global batch",
     "push_to_hub": "saving, verifying and pushing are three steps; a push inside a run can take the run with it",
     "trust_remote_code": "this repo runs no code from a model's or a dataset's repository",
+    "model_revision": "model_name_or_path is a prepared base; base_revision names the revision of what it is made from",
     "pad_token": "set padding_token; the base carries it",
     "eos_token": "set eot_token; the base carries it",
     "hub_token": "secrets do not belong in recipes; use `hf auth login` or HF_TOKEN",

@@ -1,11 +1,12 @@
 """Conversations → tokens, for training and for generation alike (section 3: a special end-of-turn token, EOT, after
 every utterance of both speakers; it ends generation like EOS but has no meaning from pretraining; no role markers)."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lima import UserError
+from lima import UserError, hub, runs
 
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 IGNORED = -100
@@ -101,12 +102,24 @@ def load_tokenizer(folder, command="make base-NAME"):
     """
     from transformers import AutoTokenizer
 
+    absent = UserError(f"{folder}: no base there; prepare it with `{command}`")
+    if not Path(folder).is_dir() and not hub.is_name(str(folder)):
+        raise absent
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError):
-        raise UserError(f"{folder}: no base there; prepare it with `{command}`") from None
+        raise absent from None
     check_base(tokenizer, folder, command)
     return tokenizer
+
+
+def mend_saved_tokenizer(folder):
+    """Has a tokenizer that transformers saved loaded as it was saved, by transformers 4 too, and padded for generation."""
+    path = Path(folder) / "tokenizer_config.json"
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved["tokenizer_class"] = "PreTrainedTokenizerFast"  # LlamaTokenizer would rebuild its pre-tokenizer
+    saved["padding_side"] = "left"
+    runs.write_text(path, json.dumps(saved, indent=2))
 
 
 def check_base(tokenizer, name, command):

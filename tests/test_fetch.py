@@ -18,7 +18,7 @@ from conftest import ROOT, first_rows, prepared_llama
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from lima import UserError
+from lima import UserError, hub
 from lima.train import fetch
 
 NAME, COMMIT = "somebody/tiny", "0123456789012345678901234567890123456789"
@@ -283,7 +283,7 @@ def test_what_is_there_is_not_fetched_again_and_serves_without_the_hub(sharded, 
 def test_a_folder_that_is_missing_is_not_looked_for_on_the_hub(name, serve, cache, tmp_path):
     server = serve(tmp_path)
     cache(server)
-    assert not fetch.on_hub(name)
+    assert not hub.is_name(name)
     fetch.text(recipe(name))
     fetch.weights(recipe(name))
     assert not server.asked and not constants.HF_HUB_OFFLINE

@@ -154,6 +154,16 @@ def test_an_earlier_run_is_never_lost_by_accident(sft):
     assert (run_dir / "checkpoint-1").exists() and not (run_dir / "generations/checkpoint-1").exists()
 
 
+def test_a_checkpoints_tokenizer_is_saved_as_the_bases(sft, tiny_base):
+    """By a class that transformers 4 knows too, padded on the side that generation needs."""
+    run_dir = sft(*FP32, "--num_train_epochs", 1, rows=4)
+    ours, theirs = (
+        json.loads((folder / "tokenizer_config.json").read_text()) for folder in (run_dir / "checkpoint-1", tiny_base)
+    )
+    for key in ("tokenizer_class", "padding_side", "eos_token", "pad_token"):
+        assert ours[key] == theirs[key]
+
+
 def test_wandb_runs_offline_without_a_key(sft):
     run_dir = sft("--num_train_epochs", 1, rows=4)
     files = list(run_dir.glob("wandb/offline-run-*/*.wandb"))

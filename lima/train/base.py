@@ -108,7 +108,8 @@ def _fetch(source, revision, partial):
     from huggingface_hub import snapshot_download
 
     with hub.reading(source, "model", "give a local folder: ARGS='--base path/to/model'"):
-        return Path(snapshot_download(source, revision=revision, allow_patterns=WEIGHTS + TEXT))
+        unused = ["*/*", "consolidated*"]  # other formats of the same weights
+        return Path(snapshot_download(source, revision=revision, allow_patterns=WEIGHTS + TEXT, ignore_patterns=unused))
 
 
 def _tokenizer(folder, eot_token, pad_token):
@@ -264,10 +265,7 @@ def _configs(folder, partial, tokenizer, base_eos, vocab_size):
         generation["bos_token_id"] = tokenizer.bos_token_id
     runs.write_text(partial / "generation_config.json", json.dumps(generation, indent=2))
     tokenizer.save_pretrained(partial)
-    saved = json.loads((partial / "tokenizer_config.json").read_text())
-    saved["tokenizer_class"] = "PreTrainedTokenizerFast"  # as saved: LlamaTokenizer would rebuild its pre-tokenizer
-    saved["padding_side"] = "left"  # as generation in batches needs it
-    runs.write_text(partial / "tokenizer_config.json", json.dumps(saved, indent=2))
+    turns.mend_saved_tokenizer(partial)
     for licence in folder.glob("LICENSE*"):
         shutil.copyfile(licence, partial / licence.name)
 

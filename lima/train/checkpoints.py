@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from lima import runs
 from lima.train import ranks
 
-RESUME_ONLY = ("optimizer.pt", "scheduler.pt", "rng_state*.pth", "global_step*", "zero_to_fp32.py", "latest")
+RESUME_ONLY = ("optimizer.pt", "scheduler.pt", "rng_state*.pth", "global_step*", "zero_to_*.py", "latest")
 
 
 def save(output_dir, step, epoch, identity, write):

@@ -7,7 +7,6 @@ group, whose time-out (30 minutes) a node with a slower line would overrun.
 import functools
 import json
 import os
-import re
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -19,15 +18,8 @@ from lima import UserError, hub
 from lima.train import base
 
 PATIENCE = timedelta(days=7)  # the launcher stops those who wait when a rank fails
-OURS = ("bases", "runs")  # folders of this repo: what is missing there must never be read from a stranger of that name
 DEEPER = ["*/*"]  # a repository's sub-folders: other formats, earlier checkpoints
 INSTEAD = "give a local folder: ARGS='--model_name_or_path path/to/base'"
-
-
-def on_hub(name):
-    """Whether `name` means OWNER/NAME on the Hub rather than a folder, be it one that is missing."""
-    here = Path(name).exists() or Path(name).parent.is_dir() or name.split("/")[0] in OURS
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not here
 
 
 def text(recipe):
@@ -36,7 +28,7 @@ def text(recipe):
     Raises `UserError` for what the Hub refuses, a Hub out of reach, and weights that are not safetensors.
     """
     name = recipe.model_name_or_path
-    if on_hub(name):
+    if hub.is_name(name):
         with hub.reading(name, "model", INSTEAD):  # on every rank: each learns at once where the Hub is out of reach
             _once_a_node("text", lambda: _text(name))
 
@@ -47,7 +39,7 @@ def weights(recipe):
     Raises `UserError` as `text` does, where the disk has no room, where `base.check_base` finds fault, and where the
     repository was changed while nodes fetched it.
     """
-    if not on_hub(recipe.model_name_or_path):
+    if not hub.is_name(recipe.model_name_or_path):
         return
     _once_a_node("weights", lambda: _weights(recipe))
     constants.HF_HUB_OFFLINE = True

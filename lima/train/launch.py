@@ -136,7 +136,7 @@ def run_node(place, args, words):
 
 
 def _pass_on_signals():
-    """From now on the first signal that asks this launcher to stop asks the ranks to save and stop; a second stops at once.
+    """From now on a signal that asks this launcher to stop asks the ranks to save and stop; a second Ctrl-C stops at once.
 
     Returns the list of those that came. Torchrun alone would stop the ranks within seconds, amid a save.
     """
@@ -146,9 +146,9 @@ def _pass_on_signals():
     told = []
 
     def hear(number, frame):
+        if number == signal.SIGINT and number in told:
+            raise SignalException("Ctrl-C again", sigval=signal.SIGINT)
         told.append(number)
-        if len(told) > 1:
-            raise SignalException(f"{signal.Signals(number).name} again", sigval=signal.Signals(number))
         if number == signal.SIGINT:
             print(
                 "\nCtrl-C: the ranks save at the end of this step; again to stop at once", file=sys.stderr, flush=True
@@ -222,6 +222,7 @@ def _say(line, code):
 
 
 def main(argv):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # launch/slurm.sbatch has make ignore it, so that it waits for us
     place, words = arguments(argv)
     args = recipe.load(words)
     if place.hostfile:

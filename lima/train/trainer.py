@@ -5,7 +5,7 @@ import shutil
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from lima import runs
+from lima import runs, turns
 from lima.train import checkpoints
 
 
@@ -45,10 +45,16 @@ class ExactTrainer(SFTTrainer):
         if state.is_world_process_zero:
             checkpoints.thin(output_dir, self.keep_epochs, self.batches.steps(), newest=1)
         self.args.output_dir = str(checkpoints.saving_folder(output_dir))  # where the Trainer's own saving writes
-        write = super()._save_checkpoint
+        plain = super()._save_checkpoint
+
+        def write():
+            plain(model, trial)
+            if state.is_world_process_zero:
+                turns.mend_saved_tokenizer(f"{self.args.output_dir}/checkpoint-{state.global_step}")
+
         try:
             with runs.full_disk_said(output_dir):
-                checkpoints.save(output_dir, state.global_step, state.epoch, self.identity, lambda: write(model, trial))
+                checkpoints.save(output_dir, state.global_step, state.epoch, self.identity, write)
         except BaseException:
             shutil.rmtree(
                 self.args.output_dir, ignore_errors=True
