@@ -8,6 +8,7 @@ kept checkpoints are the same, and no checkpoint that was complete before has ch
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -23,11 +24,11 @@ from pathlib import Path
 os.environ.update(OMP_NUM_THREADS="1", WANDB_MODE="offline", HF_HUB_OFFLINE="1")
 
 from benchmarks import faults
-from lima import exit_codes, runs
+from lima import exit_codes, recipe, runs
 
 ROWS = 12  # at four a step: three steps an epoch
 FLAGS = ["--config", "recipes/135m.yaml", "--eval_on_start", "false", "--heldout", "None", "--global_batch_size", "4",
-         "--max_length", "160", "--tokens_per_device", "320", "--residual_dropout", "0.3", "--learning_rate", "1e-3",
+         "--max_length", "40", "--tokens_per_device", "80", "--residual_dropout", "0.3", "--learning_rate", "1e-3",
          "--num_train_epochs", str(faults.SAVES), "--keep_epochs", "2-3", "--sample_prompts", "0", "--report_to", "none",
          "--bf16", "false", "--resume", "auto", "--disable_tqdm", "true", "--gradient_checkpointing", "false"]  # fmt: skip
 
@@ -120,8 +121,7 @@ def train(place, run, ranks=1, before=lambda rank: None):
                               MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
         before(rank)
         more = ["--use_cpu", "true", "--deepspeed", "ds_configs/zero3_cpu.json"] if ranks > 1 else []
-        words = ["--model_name_or_path", place / "base", "--dataset", place / "rows.jsonl", "--output_dir", run]
-        lima_sft.main([*FLAGS, *map(str, words), *more])
+        lima_sft.main([*words(place, run), *more])
 
     pids = [forked(lambda rank=rank: work(rank), place / "log") for rank in range(ranks)]
     codes = {}
@@ -132,6 +132,12 @@ def train(place, run, ranks=1, before=lambda rank: None):
             for rank in set(range(ranks)) - set(codes):
                 os.kill(pids[rank], 9)
     return [codes[rank] for rank in range(ranks)]
+
+
+def words(place, run):
+    """The trainer's arguments."""
+    where = ["--model_name_or_path", place / "base", "--dataset", place / "rows.jsonl", "--output_dir", run]
+    return [*FLAGS, *map(str, where)]
 
 
 def prepare(place):
@@ -162,8 +168,9 @@ def prepare(place):
         base.prepare(str(place / "source"), place / "base")
 
     assert ended(forked(work, place / "log")) == 0, (place / "log").read_text()
-    rows = Path("data/starter.jsonl").read_text(encoding="utf-8").splitlines()[:ROWS]
-    (place / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    rows = Path("data/starter.jsonl").read_text(encoding="utf-8").splitlines()
+    short = [row for row in rows if len(json.loads(row)["messages"][0]["content"]) < 60][:ROWS]
+    (place / "rows.jsonl").write_text("\n".join(short) + "\n", encoding="utf-8")
 
 
 # ---- one fault -------------------------------------------------------------------------------------------------------
@@ -281,13 +288,18 @@ def main(argv):
     parser.add_argument("--faults", type=int, default=120, help="how many in all [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of where each strikes [%(default)s]")
     parser.add_argument("--only", default="", help="those whose name has this in it")
+    parser.add_argument("--skip", default="nothing", help="all but those whose name has this in it")
     options = parser.parse_args(argv)
     from tqdm import tqdm
 
     import_all()
-    chosen = [fault for fault in FAULTS if options.only in fault.name and (not fault.disk or os.geteuid() == 0)]
+    from lima.train import memory
+
+    chosen = [fault for fault in FAULTS if options.only in fault.name and options.skip not in fault.name]
+    chosen = [fault for fault in chosen if not fault.disk or os.geteuid() == 0]  # only root may mount
     place = Path(tempfile.mkdtemp(prefix="lima-chaos-"))
     prepare(place)
+    memory.check_fit(recipe.load(words(place, place / "none")), memory.machine())  # measured once for all forks
     expected = {ranks: undisturbed(place, ranks) for ranks in {fault.ranks for fault in chosen}}
     started = time.perf_counter()
     for number, fault in enumerate(tqdm(deal(chosen, options.faults), unit="fault")):

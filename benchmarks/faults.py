@@ -159,18 +159,19 @@ def _half_removed(original, folder):
 
 
 def disk_that_fills(random, run=None):
-    """The run lies on a small file system of its own; a file takes what is left of it."""
-    _fill(run, random.randint(2, STEPS), random.uniform(0.1, 0.9))
+    """The run lies on a small file system of its own; a file leaves too little of it for the next save."""
+    from lima.train import checkpoints
 
+    share = random.uniform(0.05, 0.9)
 
-def _fill(run, step, share):
-    def fill():
+    def fill(save, *args):
+        size = sum(path.stat().st_size for path in max(Path(run).glob("checkpoint-*"), key=os.path.getmtime).iterdir())
         free = os.statvfs(run).f_bavail * os.statvfs(run).f_frsize
-        size = sum(path.stat().st_size for path in Path(run).glob("checkpoint-*/*"))
         with open(f"{run}/filler", "wb") as file:
-            file.write(bytes(max(0, free - int(share * (size or 2**20)))))
+            file.write(bytes(free - int(share * size)))
+        return save(*args)
 
-    at_step(step, fill)
+    _around(checkpoints, "save", random.randint(2, SAVES), fill)
 
 
 def disk_that_turns_read_only(random, run=None):

@@ -113,11 +113,15 @@ def forget_former(run):
 
 @contextlib.contextmanager
 def full_disk_said(run):
-    """Turns what libraries raise when the disk of `run` is full (PyTorch's writer says "unexpected pos") into one line."""
+    """Turns what libraries raise when the disk of `run` is full into one line: PyTorch's writer says "unexpected pos", those in
+    Rust raise a plain `Exception`."""
     try:
         yield
-    except (OSError, RuntimeError):
-        if shutil.disk_usage(run).free < 2**24:
+    except UserError:
+        raise
+    except Exception as error:
+        said = any(words in str(error) for words in ("No space left", "Disk quota exceeded"))
+        if said or (isinstance(error, OSError | RuntimeError) and shutil.disk_usage(run).free < 2**24):
             raise UserError(
                 f"{run}: the disk is full; checkpoints that were complete stand; free some, then resume"
             ) from None

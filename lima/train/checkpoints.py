@@ -7,6 +7,7 @@ in `keep_epochs` and of the last are kept (section 3); what only resuming needs,
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -51,11 +52,13 @@ def _digests(folder, rank, of):
     """`[(path within the folder, {"bytes", "sha256"}), …]` of this rank's share of the files, flushed to disk."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     share = sorted(paths, key=lambda path: -path.stat().st_size)[rank::of]
-    out = []
-    for path in share:
-        _flush(path)
-        out.append((str(path.relative_to(folder)), {"bytes": path.stat().st_size, "sha256": runs.sha256(path)}))
-    return out
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda path: (str(path.relative_to(folder)), _digest(path)), share))
+
+
+def _digest(path):
+    _flush(path)
+    return {"bytes": path.stat().st_size, "sha256": runs.sha256(path)}
 
 
 def _flush(path):

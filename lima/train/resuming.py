@@ -109,14 +109,19 @@ def identity(recipe, data, here):
     return json.loads(json.dumps({"ranks": here.ranks, "recipe": recipe.given, "dataset": data.fingerprint}))
 
 
-def finished(newest, identity, total):
-    """Whether a run's newest checkpoint is that of its last step, which is said. Raises `UserError` as `check_same` does."""
+def finished(newest, identity, steps, total):
+    """Whether a run's newest checkpoint is that of its last step; if so, says it and clears up as the run's end would have.
+
+    `steps`: an epoch's. Raises `UserError` as `check_same` does.
+    """
     check_same(newest, identity)
-    step = runs.marker(newest)["step"]
+    step, run = runs.marker(newest)["step"], newest.parent
     if step < total:
         return False
     if ranks.place()[0] == 0:
-        print(f"\n{newest.parent} is finished: {step} of {total} steps; {OTHERWISE}")
+        _sweep(run)
+        checkpoints.thin(run, identity["recipe"].get("keep_epochs", "all"), steps, newest=1)
+        print(f"\n{run} is finished: {step} of {total} steps; {OTHERWISE}")
     return True
 
 
