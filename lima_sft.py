@@ -38,7 +38,8 @@ def main(argv):
     costs = plan.work(model[0], lengths)
     shape, load = batches.lay_out(args, lengths, costs, here.ranks)
     identity = resuming.identity(args, data, here)
-    if found and resuming.finished(found[0], identity, plan.steps(len(encoded.rows), args)[2]):
+    each, _, total = plan.steps(len(encoded.rows), args)
+    if found and resuming.finished(found[0], identity, each, total):
         return
     heldout = load_heldout(args, tokenizer)
     data.notes += contamination(args, data.rows)
@@ -94,6 +95,7 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here, identity, former
     if here_is_first() and args.overwrite and not former[0]:
         runs.set_aside(args.output_dir)
     resume = resuming.settle(args.output_dir, *former)
+    config.eval_on_start &= not resume  # its checkpoint was evaluated
     if here_is_first():
         record = tracking.record(args, data, encoded, dealt.shape)
         runs.write_text(f"{args.output_dir}/recipe.yaml", recipe.as_yaml(record))
