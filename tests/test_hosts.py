@@ -1,6 +1,9 @@
 """The hostfile's lines, and what happens to the others when one host's launcher ends badly."""
 
+import os
+import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +12,7 @@ import pytest
 from conftest import fake_ssh
 
 from lima import UserError
-from lima.train import hosts, launch
+from lima.train import hosts, launch, ranks
 
 FOUR = "127.0.0.1 slots=8\n\n# a comment\n127.0.0.2 slots=8 # the second\n127.0.0.3 slots=8\n127.0.0.4 slots=4\n"
 
@@ -85,6 +88,44 @@ def test_when_one_host_fails_the_others_are_stopped_and_its_error_is_shown(monke
     time.sleep(0.5)
     state = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+WAITS = """
+import signal, sys, time
+from pathlib import Path
+here, node = Path.cwd(), sys.argv[sys.argv.index("--node-rank") + 1]
+def stop(*_):
+    (here / "saved").write_text(node)
+    sys.exit(0)
+signal.signal(signal.SIGUSR1, stop)
+(here / f"waits-{node}").touch()
+while not (here / "saved").exists():
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_reaches_the_first_host_and_all_end_well(number, code, monkeypatch, tmp_path):
+    """In place of our launcher one that only waits: it ends when its own node is told to save, or another has been."""
+    (tmp_path / "lima/train").mkdir(parents=True)
+    (tmp_path / "lima/train/launch.py").write_text(WAITS)
+    monkeypatch.setenv("PATH", fake_ssh(tmp_path, f'exec bash -c "$(sed "s#^cd [^ ]*#cd {tmp_path}#" <<< "$*")"'))
+    where = place(tmp_path / "hosts", FOUR, "--nodes", 2)
+    where.hosts = hosts.read(where)
+
+    def tell():
+        while len(list(tmp_path.glob("waits-*"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    before = {each: signal.getsignal(each) for each in ranks.STOP}
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        assert hosts.run_all(where, SimpleNamespace(output_dir=tmp_path / "run"), ["--config", "r.yaml"]) == code
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert (tmp_path / "saved").read_text() == "0"
 
 
 def test_the_network_is_described():

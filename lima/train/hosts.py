@@ -1,7 +1,9 @@
 """The hosts of a run: the hostfile, starting the launcher on each by ssh, and what the network between them offers."""
 
 import os
+import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -62,8 +64,10 @@ def resolve(host, where):
 def run_all(place, args, words):
     """Starts the launcher on every host and waits for all; when one ends badly the others are stopped. Returns the exit code.
 
-    The first host's output is shown, the others' go to `runs/NAME/logs/node-N.log`.
+    The first host's output is shown, the others' go to `runs/NAME/logs/node-N.log`. A signal to stop is passed on to the first
+    host, whose ranks tell the others; a second Ctrl-C stops all at once.
     """
+    told = _pass_on_signals(place)
     folder = ranks.log_file(args.output_dir, 0).parent
     folder.mkdir(parents=True, exist_ok=True)
     started = []
@@ -71,12 +75,35 @@ def run_all(place, args, words):
         log = folder / f"node-{node}.log"
         where = None if node == 0 else log.open("w", encoding="utf-8")
         command = [*SSH, host, remote(place, node, words)]
-        started.append((host, log, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=where, stderr=where)))
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=where, stderr=where, start_new_session=True
+        )  # a session of its own: Ctrl-C is for us
+        started.append((host, log, process))
     try:
-        return _wait(started)
+        return _wait(started) or (130 if signal.SIGINT in told else 0)
     finally:
         for _, _, process in started:
             process.terminate()
+
+
+def _pass_on_signals(place):
+    """Has the first host's launcher told to save and stop when this one is; returns the list of signals that came."""
+    told = []
+
+    def hear(number, frame):
+        if number == signal.SIGINT and number in told:
+            raise KeyboardInterrupt
+        told.append(number)
+        os.write(2, b"\ntold to stop: the ranks save at the end of this step; Ctrl-C again to stop at once\n")
+        launcher = (
+            f"^{re.escape(sys.executable)} -m lima.train.launch "  # not the ssh that started it, if it is this host
+        )
+        pattern = f"{launcher}.*--node-rank 0 .*--master-port {place.master_port} "
+        subprocess.Popen([*SSH, place.hosts[0], f"pkill -USR1 -f {shlex.quote(pattern)}"], stdin=subprocess.DEVNULL)
+
+    for number in ranks.STOP:
+        signal.signal(number, hear)
+    return told
 
 
 def _wait(started):
