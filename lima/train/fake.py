@@ -16,7 +16,7 @@ FEW = (2, 3)  # layers that are run; the ramp's first layer drops nothing, so on
 
 @dataclass(frozen=True)
 class Way:
-    """How a pass is run, as far as it changes what is held. `lora`: rank, target modules and modules trained in full."""
+    """How a pass is run, as far as it changes what is held. `lora`: rank, dropout, target modules and those trained in full."""
 
     bf16_weights: bool
     autocast: bool
@@ -24,6 +24,7 @@ class Way:
     dropout: float
     gpu: bool
     lora: tuple | None = None
+    four_bit: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def _run(shape, layers, tokens, way):
         tracker = MemTracker()
         track = tracker._track_module_params_and_buffers  # its hooks on weights only sort, and fail on frozen ones
         tracker._track_module_params_and_buffers = lambda module, **kwargs: track(module, install_grad_hooks=False)
+        for hook in ("_pre_fw_hook", "_post_fw_hook", "_pre_bw_hook", "_post_bw_hook"):
+            setattr(tracker, hook, lambda *args: None)  # peaks by module, which take most of the time
         tracker.track_external(model, *batch.values())
         cpu = torch.device("cpu")
 
@@ -139,8 +142,12 @@ def _model(shape, layers, way):
     try:
         model = AutoModelForCausalLM.from_config(config, attn_implementation="one_example")
         add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+        if way.four_bit:
+            _answer_as_asked(model)
         if way.lora:
             model = _adapted(model, *way.lora)
+            if way.autocast:
+                _in_fp32(model)
     finally:
         torch.set_default_dtype(before)
     if way.checkpointing:
@@ -169,6 +176,25 @@ def _adapted(model, rank, drop, targets, in_full):
         mock.patch.object(nn.Module, "to", lambda module, *args, **kwargs: module),
     ):  # which fails on fake tensors
         return get_peft_model(model, lora, autocast_adapter_dtype=False)  # adapters in bf16, as TRL has them
+
+
+def _in_fp32(model):
+    """Makes what is trained fp32, as `lima_sft.py` does outside DeepSpeed; hidden states follow the embeddings into it."""
+    import torch
+
+    for module in list(model.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.requires_grad:
+                setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, dtype=torch.float32)))
+
+
+def _answer_as_asked(model):
+    """Every linear layer but the head answers in its input's dtype, autocast or not, as those of 4 bits do."""
+    from torch import nn
+
+    for module in model.base_model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda module, inputs, out: out.to(inputs[0].dtype))
 
 
 @contextlib.contextmanager

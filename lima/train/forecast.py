@@ -1,15 +1,15 @@
 """The planner: what a recipe would need and take on machines that need not be here. `make plan-NAME`."""
 
 import argparse
+import copy
 import json
 import math
-import shutil
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from lima import UserError, recipe, turns
-from lima.train import batches, gpus, memory, plan, remedies, speed, zero
+from lima import UserError, hub, recipe, turns
+from lima.train import gpus, memory, plan, speed, zero
 from lima.train.memory import GB
 from lima.train.speed import Place
 
@@ -17,16 +17,17 @@ LIMA = Path(__file__).parents[2] / "benchmarks/lima_lengths.json"
 ABOUT = """usage: python -m lima.train.plan --config recipes/NAME.yaml [--gpu KIND] [--gpus N] [--nodes N]
                                 [--price DOLLARS] [--interconnect GB/s] [--key value ...]
 
-Prints what a recipe needs of memory, by part, and what it takes of time and money, on GPUs that need not be here.
-Downloads no weights and starts nothing. If it does not fit, says what would, cheapest first.
+Prints what a recipe needs of memory, by part, and what it takes of time and money, on GPUs that
+need not be here. Downloads no weights and starts nothing. If it does not fit, says what would,
+cheapest first: by GPU time, each kind's valued at its peak rate.
 
   --gpu KIND           {kinds},
                        or cpu for this machine without one [the GPUs here; h100-80gb without any]
   --gpus N             GPUs a node [those here; else the fewest that hold the recipe]
   --nodes N            nodes [1]
   --price DOLLARS      a GPU and hour
-  --interconnect GB/s  a GPU and direction, between nodes (within the node where there is one) [the vendor's]
-  --key value          any line of the recipe, such as --tokens_per_device 2048 or --optim adamw_bnb_8bit
+  --interconnect GB/s  a GPU and direction, between nodes, or within the only one [the vendor's]
+  --key value          any line of the recipe, such as --tokens_per_device 2048
 
   python -m lima.train.plan --config recipes/65b.yaml                         the fewest H100 that hold LIMA
   python -m lima.train.plan --config recipes/65b.yaml --nodes 4 --gpus 8 --price 2.5
@@ -42,21 +43,22 @@ GPU's bf16 peak, or traffic at {reached:.0%} of the links' rate where that is mo
 
 @dataclass(frozen=True)
 class Forecast:
-    """One recipe on one `Place`, judged: `minutes` is what `speed.minutes` gave."""
+    """One recipe on one `Place`, judged: `shape` and `load` are what `batches.lay_out` made of it, `minutes` what
+    `speed.minutes` gave."""
 
     place: Place
     need: memory.Need
     fits: bool
     host: float
     disk: float
-    shape: batches.Shape
-    load: batches.Load
+    shape: object
+    load: object
     steps: int
     minutes: tuple | None
 
 
 def lengths(args):
-    """`(tokens of every example, where they are from)`, without asking the network.
+    """`(tokens of every example, where they are from)`, without asking the network. Raises `UserError` for a file not there.
 
     Of a local file with the base's tokenizer; of GAIR/lima as listed in benchmarks/; of a local file without a tokenizer a
     token per four characters; of anything else LIMA's.
@@ -67,7 +69,7 @@ def lengths(args):
     if args.dataset == "GAIR/lima":
         more = "" if args.exclude_sources else ", without its 30 dialogues"
         return listed, f"{args.dataset}: lengths as listed, in LLaMA's tokens{more}"
-    if not Path(args.dataset).exists():
+    if not Path(args.dataset).exists() and not args.dataset.endswith(conversations.SUFFIXES):
         return listed, f"{args.dataset}: not here; LIMA's lengths instead"
     data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
     if (Path(args.model_name_or_path) / "tokenizer.json").is_file():
@@ -82,24 +84,32 @@ def lengths(args):
 def dimensions(args):
     """The base's transformers config. Raises `UserError` where neither this repo nor the Hub can say."""
     config = memory.base_config(args)
-    if config is None:
-        from transformers import AutoConfig
+    if config is not None:
+        return config
+    from huggingface_hub import hf_hub_download
+    from transformers import AutoConfig
 
-        try:
-            config = AutoConfig.from_pretrained(args.base or args.model_name_or_path, revision=args.base_revision)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{args.base}: its dimensions are not in lima/train/shapes.json, and the Hub did not give its config ({reason})"
-            ) from None
-    return config
+    name = _base(args)
+    if not hub.is_name(name):
+        raise UserError(f"{name}: no config.json there, and its dimensions are not in lima/train/shapes.json")
+    with hub.reading(name, "model", "add its dimensions to lima/train/shapes.json"):
+        path = hf_hub_download(name, "config.json", revision=args.base_revision)
+    try:
+        return AutoConfig.from_pretrained(path)
+    except ValueError as error:
+        raise UserError(f"{name}: its config.json cannot be read ({str(error).splitlines()[0]})") from None
+
+
+def _base(args):
+    return args.base or args.model_name_or_path
 
 
 def judge(args, config, place, tokens):
     """The `Forecast` of a recipe on a `Place`. Raises `UserError` where its ranks cannot share the examples of a step."""
+    from lima.train import batches
+
     args.gradient_checkpointing = args.given.get("gradient_checkpointing")
-    cpu = place.gpu.name == gpus.CPU
-    here = memory.Machine(place.ranks, None if cpu else place.gpu.name, place.gpu.memory)
+    here = place.machine
     if place.ranks > args.global_batch_size:
         raise UserError(
             f"{place} are {place.ranks} ranks, and a step has {args.global_batch_size} examples (global_batch_size): use "
@@ -108,7 +118,7 @@ def judge(args, config, place, tokens):
     need = memory.decide(args, config, here)
     shape, load = batches.lay_out(args, tokens, plan.work(config, tokens), place.ranks)
     each, _, total = plan.steps(len(tokens), args)
-    host = memory.host_need(args, config, need, place.ranks, place.nodes)
+    host = memory.host_need(args, config, need, place.ranks, place.nodes) if here.gpu else need.peak * place.gpus
     disk = memory.disk_need(args, memory.parameters(config), math.ceil(total / each))
     time = speed.minutes(args, config, place, load, shape, total)
     return Forecast(place, need, memory.fits(need, here), host, disk, shape, load, total, time)
@@ -117,16 +127,16 @@ def judge(args, config, place, tokens):
 def choose(options, args, config):
     """`(Place, why it)`: what the command line names, else the GPUs here, else the fewest H100 that hold the recipe."""
     rate = options.interconnect * 1e9 if options.interconnect else None
-    host = gpus.Gpu(gpus.CPU, memory.host_memory(), None, None, None)
     if options.gpu == gpus.CPU:
-        return Place(host, options.gpus or 1), "no GPU, as asked"
+        ranks = options.gpus or 1
+        return Place(_host(ranks), ranks, options.nodes or 1), "no GPU, as asked"
     found = None if options.gpu else gpus.present()
     if found:
         return Place(found[0], options.gpus or found[1], options.nodes or 1, rate), "the GPUs here"
     if not (options.gpu or options.gpus or options.nodes or args.deepspeed or args.use_peft):
-        need = memory.decide(args, config, memory.Machine(1, None, host.memory))
-        if memory.fits(need, memory.Machine(1, None, host.memory)):
-            return Place(host, 1), "this machine; it has no GPU"
+        one = Place(_host(1), 1)
+        if memory.fits(memory.decide(copy.copy(args), config, one.machine), one.machine):
+            return one, "this machine; it has no GPU"
     kind = gpus.named(options.gpu or "h100-80gb")
     absent = "" if options.gpu else "no GPU here: "
     if options.gpus or options.nodes:
@@ -140,37 +150,44 @@ def choose(options, args, config):
     return Place(kind, count // nodes, nodes, rate), f"{absent}the fewest that hold it"
 
 
+def _host(ranks):
+    """This machine without a GPU, its memory shared by `ranks`."""
+    return gpus.Gpu(gpus.CPU, memory.host_memory() // ranks, None, None, None)
+
+
 def show(args, config, found, why, tokens, source, price):
     """Prints a `Forecast` within the terminal's width."""
     place, need, shape = found.place, found.need, found.shape
-    unit = "GPU" if place.gpu.name != gpus.CPU else "rank"
+    unit = "GPU" if place.machine.gpu else "rank"
     each, last, total = plan.steps(len(tokens), args)
     plan.show(
         f"{args.run_name} on {place}",
         [
             ("machine", why),
-            ("base", f"{args.base} · {memory.parameters(config):,} parameters"),
+            ("base", f"{_base(args)} · {memory.parameters(config):,} parameters"),
             ("data", source),
             ("tokens", f"{sum(tokens):,} an epoch of {len(tokens):,} examples · longest {max(tokens):,}, median "
              f"{statistics.median(tokens):,.0f}"),
-            ("batch", f"{shape.size} examples a step = {place.ranks} ranks × {shape.micro} micro-batches of at most "
-             f"{shape.budget:,} tokens · balance {found.load.balance:.3f} (max/mean)"),
-            ("steps", f"{each} an epoch, the last with {last} · {total} in all over {args.num_train_epochs:g} epochs"),
+            ("batch", f"{shape.size} examples a step = {plan.many(place.ranks, 'rank')} × "
+             f"{plan.many(shape.micro, 'micro-batch', 'es')} of at most {shape.budget:,} tokens · balance "
+             f"{found.load.balance:.3f} (max/mean)"),
+            ("steps", f"{each:,} an epoch, the last with {last} · {total:,} in all over {args.num_train_epochs:g} epochs"),
         ],
     )  # fmt: skip
     print("\n".join(table(args, config, found, unit)))
     room = place.gpu.memory * memory.MARGIN
+    within = f"{memory.LIBRARIES / GB:.0f} a rank, and what is offloaded or gathered to be saved"
+    within = within if place.machine.gpu else "all of its ranks' together"
     lines = [
         ("", f"{'fits' if found.fits else 'DOES NOT FIT'}: {need.peak / GB:,.1f} of {room / GB:,.1f} GB, {memory.MARGIN:.0%} of "
          f"the {place.gpu.memory / GB:,.1f} that a {unit} has"),
-        ("host", f"{found.host / GB:,.0f} GB of memory a node, at least: {memory.LIBRARIES / GB:.0f} a rank, and what is offloaded "
-         "or gathered to be saved"),
+        ("host", f"{found.host / GB:,.0f} GB of memory a node, at least: {within}"),
         ("disk", f"{found.disk / GB:,.1f} GB at most, beside the base"),
         ("time", _time(found)),
     ]  # fmt: skip
     if price and found.minutes:
         low, high = (minutes / 60 * place.ranks * price for minutes in found.minutes[:2])
-        lines.append(("cost", f"{_range(low, high)} dollars at {price:g} a GPU and hour, loading and saving aside"))
+        lines.append(("cost", f"{span(low, high)} dollars at {price:g} a GPU and hour, loading and saving aside"))
     plan.show_lines(lines)
 
 
@@ -179,15 +196,15 @@ def table(args, config, found, unit):
     need, ds = found.need, zero.read(args, config)
     ranks = found.place.ranks
     half = "bf16" if memory.way(args, True, ds).bf16_weights else "fp32"
-    weights = "4-bit, the rest bf16" if args.load_in_4bit else half
+    weights = "4-bit, rest bf16" if args.load_in_4bit else half
     owner = f"ZeRO-{ds.stage} over {ranks}" if ds and ds.stage else "whole on every rank" if ranks > 1 else ""
     said = {
         "weights": ", ".join(filter(None, (weights, owner if not ds or ds.stage == 3 else ""))),
         "gradients": f"{8 * memory.gradient_bytes(args, ds)} bits" + (", of what is trained" if args.use_peft else ""),
         "optimiser": getattr(args.optim, "value", str(args.optim)) + (", with fp32 weights" if ds and ds.half else ""),
-        "buffers": "gradients on their way between ranks" if ranks > 1 or ds else "",
+        "buffers": "gradients on their way between ranks" if ranks > 1 or ds else "" if unit == "GPU" else "PyTorch's own",
         "activations": f"{args.tokens_per_device:,} tokens, layers {'recomputed' if args.gradient_checkpointing else 'kept'}",
-        "loss and temporaries": "a tile of logits at a time, a gradient at a time",
+        "loss and temporaries": "a tile of logits, a gradient at a time",
         "gathered layers": "bf16 weights in use" if ds and ds.half else "weights in use",
     }  # fmt: skip
     if ds and ds.offload_optimizer:
@@ -196,26 +213,29 @@ def table(args, config, found, unit):
         said["weights"] = "in host memory"
     sizes = {**need.states, "buffers": need.buffers, **need.passing}
     lines = [f"  memory   GB a {unit}, estimated"]
-    for name, size in sizes.items():
-        lines.append(f"           {name:<21}{size / GB:7.1f}   {said[name]}".rstrip())
+    lines += [_row(name, size, said[name]) for name, size in sizes.items() if size or said[name]]
     if need.stepping:
-        lines.append(
-            f"           {'the optimiser’s step':<21}{need.stepping / GB:7.1f}   instead of the pass's; fp32 gradients of a part"
-        )
-    lines.append(f"           {'peak':<21}{need.peak / GB:7.1f}")
-    width = shutil.get_terminal_size((100, 20)).columns
-    return [line[:width] for line in lines]
+        lines.append(_row("the optimiser's step", need.stepping, "instead of the pass; fp32 gradients"))
+    return [*lines, _row("peak", need.peak)]
+
+
+def _row(name, size, said=""):
+    return f"           {name:<20}{size / GB:8,.1f}   {said}".rstrip()  # within 80 columns
 
 
 def _time(found):
     if not found.minutes:
         return "not estimated: the peak rate of this device is not known"
-    low, high, bound = found.minutes
+    return f"{_duration(found.minutes)}, loading and saving aside (estimated; bound by {found.minutes[2]})"
+
+
+def _duration(minutes):
+    low, high, _ = minutes
     scale, unit = (60, "hours") if low >= 90 else (1, "minutes")
-    return f"{_range(low / scale, high / scale)} {unit}, loading and saving aside (estimated; bound by {bound})"
+    return f"{span(low / scale, high / scale)} {unit}"
 
 
-def _range(low, high):
+def span(low, high):
     digits = 0 if high >= 10 else 1
     low, high = f"{low:,.{digits}f}", f"{high:,.{digits}f}"
     return low if low == high else f"{low}–{high}"
@@ -223,8 +243,10 @@ def _range(low, high):
 
 def main(argv):
     if {"-h", "--help"} & set(argv):
-        kinds = ", ".join(gpus.TABLE).replace("a6000", "\n                       a6000")
+        kinds = ", ".join(gpus.TABLE).replace(" a6000", "\n                       a6000")
         return print(ABOUT.format(kinds=kinds, low=speed.MFU[0], high=speed.MFU[1], reached=speed.REACHED))
+    from lima.train import remedies
+
     options, words = _options(argv)
     args = recipe.load(words)
     config = dimensions(args)
@@ -236,7 +258,7 @@ def main(argv):
     found = judge(args, config, place, tokens)
     show(args, config, found, why, tokens, source, options.price)
     if not found.fits:
-        _say_remedies(remedies.find(args, config, place))
+        _say_remedies(remedies.find(args, config, place, tokens))
 
 
 def _options(argv):
@@ -252,18 +274,19 @@ def _options(argv):
         raise UserError(f"{error.argument_name}: {error.message}") from None
     for name in ("gpus", "nodes", "price", "interconnect"):
         value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise UserError(f"--{name} {value:g}: must be more than 0")
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} {value:g}: must be a number above 0")
     return options, words
 
 
 def _say_remedies(found):
     if not found:
         return print("  Nothing that this planner knows would make it fit; a smaller model would.\n")
-    print("  What would fit, cheapest first (each with all else as it is):")
-    plan.show_lines(
-        [
-            ("", f"{remedy.change} · {remedy.need.peak / GB:,.1f} GB a GPU on {remedy.place} · {remedy.costs}")
-            for remedy in found
-        ]
-    )
+    print("  What would fit, cheapest first (a GPU's time valued at its peak rate):")
+    lines = []
+    for number, remedy in enumerate(found, 1):
+        unit = "GPU" if remedy.place.machine.gpu else "rank"
+        time = f" · {_duration(remedy.minutes)}" if remedy.minutes else ""
+        size = f"{remedy.need.peak / GB:,.1f} GB a {unit}"
+        lines.append((f"      {number}", f"{remedy.change} · {size} on {remedy.place}{time} · {remedy.costs}"))
+    plan.show_lines(lines)

@@ -34,8 +34,8 @@ def named(name):
     kind = TABLE.get(name.lower())
     if kind is None:
         near = difflib.get_close_matches(name.lower(), TABLE, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"GPU {name}: unknown; {hint}Known: {', '.join(TABLE)}, and cpu for none")
+        hint = f"did you mean {near[0]}? known: " if near else "expected one of "
+        raise UserError(f"GPU {name}: unknown; {hint}{', '.join(TABLE)}, or cpu for none")
     return Gpu(name.lower(), kind["mib"] * 2**20, kind["tflops"] * 1e12, kind["link"] * 1e9, kind["net"] * 1e9)
 
 

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 from lima import UserError, exit_codes
-from lima.train import checkpoints, dropout, memory
+from lima.train import memory
 from lima.train.memory import GB, disk_need
 
 
@@ -50,6 +50,8 @@ def lines(recipe, data, encoded, shape, load, here, model):
 
     `shape`, `load`: what `batches.lay_out` made of the run; `model`: what `memory.check_fit` found.
     """
+    from lima.train import checkpoints, dropout
+
     config, count, need = model
     each, last, total = steps(len(encoded.rows), recipe)
     first_rate, last_rate = rates(recipe, total)
@@ -71,7 +73,7 @@ def lines(recipe, data, encoded, shape, load, here, model):
         ),
         (
             "batch",
-            f"{shape.size} examples a step = {_many(shape.ranks, 'rank')} × {_many(shape.micro, 'micro-batch', 'es')} of at "
+            f"{shape.size} examples a step = {many(shape.ranks, 'rank')} × {many(shape.micro, 'micro-batch', 'es')} of at "
             f"most {shape.budget:,} tokens · balance {load.balance:.3f} (max/mean) · {load.slots_per_token:.3f} slots a token",
         ),
         ("steps", f"{each} an epoch, the last with {last} · {total} in all over {recipe.num_train_epochs:g} epochs"),
@@ -123,7 +125,7 @@ def _left_out(recipe, data, encoded):
     return " · ".join(parts) or "none trimmed, none dropped"
 
 
-def _many(count, word, plural="s"):
+def many(count, word, plural="s"):
     return f"{count} {word}{plural * (count > 1)}"
 
 

@@ -47,7 +47,7 @@ def cell(args, config, place, tokens):
     if not found.fits:
         return "–"
     low, high, _ = found.minutes
-    return f"{found.need.peak / GB:.0f} · {'< 1' if high < 1 else forecast._range(low, high)}"
+    return f"{found.need.peak / GB:.0f} · {'< 1' if high < 1 else forecast.span(low, high)}"
 
 
 def table(chosen=None, tick=lambda: None):

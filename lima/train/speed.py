@@ -5,7 +5,7 @@ Assumed, not measured: the share of a GPU's peak that training reaches (`MFU`) a
 
 from dataclasses import dataclass
 
-from lima.train import memory, zero
+from lima.train import gpus, memory, zero
 
 MFU = (0.35, 0.50)  # of the dense bf16 peak
 MFU_4BIT = (0.20, 0.35)  # weights are dequantised on the way
@@ -27,6 +27,12 @@ class Place:
     @property
     def ranks(self):
         return self.gpus * self.nodes
+
+    @property
+    def machine(self):
+        """What each of its ranks has."""
+        name = None if self.gpu.name == gpus.CPU else self.gpu.name
+        return memory.Machine(self.ranks, name, self.gpu.memory)
 
     def __str__(self):
         return f"{self.ranks} × {self.gpu.name}" + (f" ({self.nodes} nodes of {self.gpus})" if self.nodes > 1 else "")
@@ -59,25 +65,26 @@ def traffic(recipe, config, place, micro):
         moved = micro * gradients + weights
     else:
         moved = 2 * gradients  # DDP: a ring's all-reduce, on the last micro-batch
-    within = moved * (place.ranks - 1) / place.ranks / (_rate(place, place.nodes == 1) or place.gpu.link)
-    between = moved * (place.nodes - 1) / place.nodes / ((_rate(place, True) or place.gpu.net) * place.gpus)
-    return max(within, between) / REACHED
-
-
-def _rate(place, slowest):
-    return place.rate if slowest else None
+    moved *= (place.ranks - 1) / place.ranks  # by rings: what a GPU takes in, and all of a node's adapters together
+    if place.nodes == 1:
+        return moved / (place.rate or place.gpu.link) / REACHED
+    return moved / min(place.gpu.link, (place.rate or place.gpu.net) * place.gpus) / REACHED
 
 
 def _bytes(recipe, config, ds, count):
-    element = 2 if (ds and ds.half) or recipe.dtype == "bfloat16" else 4
-    return element * count, element * memory.trained(recipe, config)
+    """Of all weights and of all gradients, as they travel."""
+    weight = 2 if memory.way(recipe, True, ds).bf16_weights else 4
+    gradient = weight if ds else memory.gradient_bytes(recipe, ds)
+    return weight * count, gradient * memory.trained(recipe, config)
 
 
 def offloading(recipe, config, place, micro):
     """Seconds a step that host memory adds: weights to the GPUs for each pass, gradients back, and Adam on CPUs."""
     ds, count = zero.read(recipe, config), memory.parameters(config)
-    if not ds or not ds.offload_optimizer:
+    if not ds or not (ds.offload_optimizer or ds.offload_param):
         return 0
     share = 2 * count / place.ranks
     weights = 2 * share * micro if ds.offload_param else share
+    if not ds.offload_optimizer:
+        return weights / PCIE
     return (weights + share * micro) / PCIE + ADAM * count / place.nodes / HOST
