@@ -13,6 +13,7 @@ os.environ.update(
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 import lima_sft
@@ -39,8 +40,10 @@ def shared():
 
 @pytest.fixture(scope="session")
 def smollm2():
-    """The prepared embedded base, as `make base-quickstart` makes it."""
-    base.prepare(EMBEDDED, ROOT / "bases/smollm2-135m")
+    """The prepared embedded base, as `make base-quickstart` makes it; pytest's workers share it."""
+    (ROOT / "bases").mkdir(exist_ok=True)
+    with FileLock(ROOT / "bases/.tests.lock"):
+        base.prepare(EMBEDDED, ROOT / "bases/smollm2-135m")
     return ROOT / "bases/smollm2-135m"
 
 

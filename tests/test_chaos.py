@@ -39,5 +39,5 @@ def test_what_is_lost_is_noticed(tmp_path):
     assert chaos.judge(weights, same, tmp_path, [-9], [0]) == "saving/ is left"
     (tmp_path / "checkpoint-3/model.safetensors").write_text("model.safetensors of 4")
     assert runs.checkpoints(tmp_path)
-    with pytest.raises(AssertionError, match="checkpoint-3.*has changed"):
+    with pytest.raises(AssertionError, match=r"checkpoint-3.*has changed"):
         chaos.weights(tmp_path)

@@ -16,8 +16,9 @@ from lima import runs
 
 STEPS = 16
 FLAGS = ["--bf16", "false", "--report_to", "none", "--eval_on_start", "false", "--heldout", "None", "--global_batch_size", 4,
-         "--max_length", 160, "--residual_dropout", 0.3, "--learning_rate", 1e-3, "--num_train_epochs", STEPS // 2,
-         "--keep_epochs", "none", "--save_strategy", "steps", "--save_steps", 6, "--sample_prompts", 0, "--disable_tqdm", "true", "--tokens_per_device", 320]  # fmt: skip
+         "--max_length", 160, "--tokens_per_device", 320, "--residual_dropout", 0.3, "--learning_rate", 1e-3,
+         "--num_train_epochs", STEPS // 2, "--keep_epochs", "none", "--save_strategy", "steps", "--save_steps", 6,
+         "--sample_prompts", 0, "--disable_tqdm", "true"]  # fmt: skip
 
 
 def words(base, data, out, *flags):
