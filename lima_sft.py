@@ -51,7 +51,8 @@ def main(argv):
         return
     fetch.weights(args)
     dealt = batches.ExactBatches(lengths, costs, shape, int(os.environ.get("RANK", 0)), args.seed)
-    train(args, tokenizer, data, encoded, heldout, dealt, here, identity, (found, notes))
+    with runs.training(args.output_dir):
+        train(args, tokenizer, data, encoded, heldout, dealt, here, identity, (found, notes))
 
 
 def load_heldout(args, tokenizer):

@@ -1,11 +1,13 @@
 """Where a run keeps what: `runs/<name>/` with recipe.yaml, metrics.jsonl, checkpoint-<step>/ and generations/."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 from lima import UserError
 
 FORMER = "former"
+LOCK = ".training"
 MARKER = "complete.json"  # a checkpoint is complete when it holds this
 LIBRARIES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "peft", "bitsandbytes")
 
@@ -91,6 +94,42 @@ def newest_checkpoint(run):
         have = ", ".join(sorted(p.name for p in Path("runs").glob("*"))) or "none yet"
         raise UserError(f"{run}: no checkpoint there; runs here: {have}; train one with `make sft-NAME`")
     return found[-1]
+
+
+@contextlib.contextmanager
+def training(run):
+    """Keeps `run` to this process while it trains; the first rank's part. Raises `UserError` where another trains it.
+
+    The lock is the operating system's: it ends with the process, however that dies.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    Path(run).mkdir(parents=True, exist_ok=True)
+    with open(Path(run) / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{run}: {trained_by(run)} trains it; wait, or train beside it with --run_name NAME"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def trained_by(run):
+    """The process that trains `run` now, such as "process 12 on node-a"; None if none does."""
+    try:
+        with open(Path(run) / LOCK, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read() or "a process"
+    except FileNotFoundError:
+        pass
+    return None
 
 
 def set_aside(run):

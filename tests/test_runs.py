@@ -201,6 +201,33 @@ def test_a_run_without_checkpoints_is_an_error(tmp_path, monkeypatch):
         runs.newest_checkpoint("mine")
 
 
+HOLDER = """
+import sys, time
+from lima import runs
+with runs.training(sys.argv[1]):
+    print("holds", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_is_one_process_at_a_time_and_free_when_that_dies(tmp_path):
+    assert runs.trained_by(tmp_path / "run") is None
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], cwd=ROOT, stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"holds\n"
+    assert runs.trained_by(tmp_path / "run").startswith(f"process {holder.pid} on ")
+    with (
+        pytest.raises(UserError, match=rf"process {holder.pid} on .* trains it; .*--run_name"),
+        runs.training(tmp_path / "run"),
+    ):
+        pass
+    holder.kill()
+    holder.wait()
+    assert runs.trained_by(tmp_path / "run") is None
+    for _ in range(2):
+        with runs.training(tmp_path / "run"):
+            assert runs.trained_by(tmp_path / "run").startswith(f"process {os.getpid()} on ")
+
+
 # ---- what a run records ----------------------------------------------------------------------------------------------
 
 
