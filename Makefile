@@ -1,6 +1,6 @@
 # LIMA recipes. `make help` is made from the comments behind `##`; `##@` starts a group.
 # Variables: GPUS (those of this machine), NODES, HOSTFILE, MASTER_ADDR, NODE_RANK, GPU, PRICE, DATASET, RUN=runs/NAME,
-# ARGS="--learning_rate 2e-5 …"
+# HUB, EPOCHS, ARGS="--learning_rate 2e-5 …"
 
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -17,7 +17,7 @@ OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart plan test test-all lint chat generate verify merge bench bench-balance bench-peers bench-memory chaos clean
+.PHONY: help setup quickstart plan test test-all lint chat generate verify push push-data compare merge bench bench-balance bench-peers bench-memory chaos clean
 .DELETE_ON_ERROR:
 
 ##@ Start here
@@ -62,6 +62,17 @@ generate: $(READY) ## RUN's answers to the dev prompts, with the paper's decodin
 
 verify: $(READY) ## check RUN's checkpoints through and through; EPOCHS=5-10
 	@$(PY) -m lima.publish.verify --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
+
+push: $(READY) ## RUN's verified checkpoints to HUB=org/name or dir:PATH; EPOCHS=5-10 PRIVATE=1
+	@$(PY) -m lima.publish.push --run $(RUN) --hub $(HUB) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	  $(if $(PRIVATE),--private) $(if $(FORCE),--force) $(ARGS)
+
+push-data: $(READY) ## DATASET=file.jsonl as Parquet with its card to HUB=org/name or dir:PATH
+	@$(PY) -m lima.publish.data --dataset $(DATASET) --hub $(HUB) $(if $(PRIVATE),--private) $(if $(FORCE),--force) $(ARGS)
+
+compare: $(READY) ## runs side by side: RUNS="runs/a runs/b", GROUP=7b or PROJECT=entity/project
+	@$(PY) -m lima.evaluate.compare $(if $(RUNS),--runs $(RUNS)) $(if $(GROUP),--group $(GROUP)) \
+	  $(if $(PROJECT),--project $(PROJECT)) $(ARGS)
 
 merge: $(READY) ## fold the adapter of RUN into its base: RUN/merged
 	@$(PY) -m lima.train.merge --run $(RUN) $(if $(OUT),--out $(OUT)) $(ARGS)
