@@ -77,7 +77,20 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here, identity, former
     from transformers import ProgressCallback
     from trl import ModelConfig, SFTConfig
 
-    from lima.train import checkpoints, dropout, gloo, malloc, resuming, samples, stopping, tracking, varlen, wandb_run
+    from lima.train import (
+        checkpoints,
+        dropout,
+        gloo,
+        malloc,
+        pushing,
+        resuming,
+        samples,
+        stopping,
+        summary,
+        tracking,
+        varlen,
+        wandb_run,
+    )
     from lima.train.trainer import ExactTrainer
 
     # ---- arguments before the model, so that under ZeRO-3 it loads partitioned -------------------------------------
@@ -119,6 +132,7 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here, identity, former
         callbacks=[
             tracking.Metrics(args.output_dir, dealt, here.gpu),
             checkpoints.KeepEpochs(args.keep_epochs, dealt.steps()),
+            pushing.PushEachEpoch(args.push_each_epoch, args.keep_epochs, dealt.steps()),
             malloc.GiveBack(),
             *([] if args.save_only_model else [stop]),
             *([wandb] if wandb else []),
@@ -145,7 +159,7 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here, identity, former
         wandb.finish()
     trainer.end()  # of the process group, or NCCL complains
     if here_is_first():
-        summary(args, trainer, time.perf_counter() - started)
+        summary.show(args, trainer.state, time.perf_counter() - started)
     if stop.told:
         stop.say()
 
@@ -164,22 +178,6 @@ def load_model(args, config):
         quantization_config=get_quantization_config(config),
     )
     return model, get_peft_config(config)
-
-
-def summary(args, trainer, seconds):
-    history = trainer.state.log_history
-    losses = [row["loss"] for row in history if "loss" in row]
-    held = [row["eval_loss"] for row in history if "eval_loss" in row]
-    print(f"\ndone · {args.run_name} · {trainer.state.global_step} steps in {seconds / 60:.1f} min")
-    if losses:
-        print(f"  loss      {losses[0]:.3f} → {losses[-1]:.3f}")
-    if held:
-        print(
-            f"  held-out  {held[0]:.3f} → {held[-1]:.3f} (may rise while answers improve; it never picks a checkpoint)"
-        )
-    kept = [folder.name for folder in runs.checkpoints(args.output_dir)]
-    print(f"  wrote     {args.output_dir}: {', '.join(kept) or 'no checkpoint'}, metrics.jsonl, recipe.yaml")
-    print(f"  next      make chat RUN={args.output_dir}")
 
 
 def here_is_first():

@@ -85,6 +85,9 @@ class LimaArguments:
         default=0.0,
     )
     keep_epochs: str = _arg("Epochs whose weights are kept, such as 5-10; the last is always kept.", default="5-10")
+    push_each_epoch: str | None = _arg(
+        "Where to push each kept checkpoint in the background, once verified: org/name on the Hub, or dir:PATH."
+    )
     sample_prompts: int = _arg(
         "How many dev prompts are answered at the end of each epoch, greedily and in short, to be looked at; 0 for none.",
         default=8,

@@ -15,7 +15,7 @@ FREE = {
     "attn_implementation", "base", "dataloader_num_workers", "dataset", "dev_prompts", "disable_tqdm", "dry_run",
     "eval_on_start", "gradient_checkpointing", "gradient_checkpointing_kwargs", "heldout", "ignore_fit", "keep_epochs",
     "logging_first_step", "logging_steps", "model_name_or_path", "output_dir", "overwrite", "padding_free",
-    "per_device_eval_batch_size", "report_to", "resume", "resume_from_checkpoint", "run_name", "sample_prompts",
+    "per_device_eval_batch_size", "push_each_epoch", "report_to", "resume", "resume_from_checkpoint", "run_name", "sample_prompts",
     "save_only_model", "save_steps", "save_strategy", "test_prompts", "tokens_per_device",
 }  # fmt: skip
 OTHERWISE = "train beside it with --run_name NAME, or replace it with --overwrite true"
