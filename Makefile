@@ -64,11 +64,12 @@ verify: $(READY) ## check RUN's checkpoints through and through; EPOCHS=5-10
 	@$(PY) -m lima.publish.verify --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
 push: $(READY) ## RUN's verified checkpoints to HUB=org/name or dir:PATH; EPOCHS=5-10
-	@$(PY) -m lima.publish.push --run $(RUN) --hub $(HUB) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	@$(PY) -m lima.publish.push --run $(RUN) $(if $(HUB),--hub $(HUB)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	  $(if $(PRIVATE),--private) $(if $(FORCE),--force) $(ARGS)
 
 push-data: $(READY) ## DATASET as Parquet, with its card, to HUB=org/name or dir:PATH
-	@$(PY) -m lima.publish.data --dataset $(DATASET) --hub $(HUB) $(if $(PRIVATE),--private) $(if $(FORCE),--force) $(ARGS)
+	@$(PY) -m lima.publish.data $(if $(DATASET),--dataset $(DATASET)) $(if $(HUB),--hub $(HUB)) \
+	  $(if $(PRIVATE),--private) $(if $(FORCE),--force) $(ARGS)
 
 compare: $(READY) ## runs side by side: RUNS="runs/a runs/b", GROUP= or PROJECT=org/project
 	@$(PY) -m lima.evaluate.compare $(if $(RUNS),--runs $(RUNS)) $(if $(GROUP),--group $(GROUP)) \

@@ -216,6 +216,8 @@ def describe(name, rows):
 
 def main(argv):
     args = arguments().parse_args(argv)
+    if not (args.dataset and args.hub):
+        raise UserError("DATASET (a .jsonl, .json or .parquet file) and HUB (org/name or dir:PATH) are both needed")
     flags = [f"{key}=1" for key in ("PRIVATE", "FORCE") if getattr(args, key.lower())]
     again = " ".join([f"make push-data DATASET={shlex.quote(args.dataset)} HUB={shlex.quote(args.hub)}", *flags])
     to = send.target(args.hub, "dataset", args.private, again)
@@ -229,8 +231,8 @@ def main(argv):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="a .jsonl, .json or .parquet file")
-    parser.add_argument("--hub", required=True, help="org/name, or dir:PATH for the same tree in a folder")
+    parser.add_argument("--dataset", help="a .jsonl, .json or .parquet file")
+    parser.add_argument("--hub", help="org/name, or dir:PATH for the same tree in a folder")
     parser.add_argument("--private", action="store_true", help="create the repository private")
     parser.add_argument(
         "--force", action="store_true", help="push what looks like a secret; replace what somebody else put there"

@@ -168,6 +168,8 @@ def licence_lines(record, stated, name):
 
 def main(argv):
     args = arguments().parse_args(argv)
+    if not args.hub:
+        raise UserError("HUB is missing: where to push, org/name on the Hub or dir:PATH for the same tree in a folder")
     given = {"RUN": args.run, "HUB": args.hub, "EPOCHS": args.epochs}
     flags = {"PRIVATE": args.private, "FORCE": args.force}
     again = [
@@ -192,7 +194,7 @@ def main(argv):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="runs/NAME, or a single model in it, such as runs/NAME/merged")
-    parser.add_argument("--hub", required=True, help="org/name, or dir:PATH for the same tree in a folder")
+    parser.add_argument("--hub", help="org/name, or dir:PATH for the same tree in a folder")
     parser.add_argument("--epochs", help="epochs to push, such as 5-10; all that stand without it")
     parser.add_argument("--private", action="store_true", help="create the repository private")
     parser.add_argument(
