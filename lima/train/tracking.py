@@ -1,7 +1,9 @@
-"""The numbers of a run: `metrics.jsonl` (a line a logged step) and Weights & Biases, which gets the same numbers."""
+"""The numbers of a run: `metrics.jsonl`, a line a logged step, the progress bar, and what `recipe.yaml` records."""
 
+import contextlib
 import json
 import os
+import platform
 import resource
 import sys
 import time
@@ -13,53 +15,6 @@ from trl.trainer.utils import get_peak_flops
 
 from lima import runs
 from lima.train.batches import Load
-
-
-def start_wandb(recipe, record):
-    """Starts the W&B run that the Trainer's own callback then logs to; offline unless a key is there.
-
-    `record` is what `recipe.yaml` holds: the resolved recipe, dataset fingerprint and counts, versions, commit.
-    Returns the run, or None where `report_to` does not name wandb.
-    """
-    if not wants_wandb(recipe):
-        return None
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ["WANDB_DISABLE_CODE"] = "true"
-    import wandb
-
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-    family = Path(recipe.config).parent.name
-    return wandb.init(
-        mode=mode,
-        project=os.environ.get("WANDB_PROJECT", "lima"),
-        name=recipe.run_name,
-        dir=recipe.output_dir,
-        config=record,
-        group=Path(recipe.config).stem if family == "recipes" else family,
-        job_type="sft",
-        tags=[Path(recipe.config).stem, Path(str(recipe.dataset)).stem],
-        settings=wandb.Settings(console="off"),
-    )
-
-
-def finish_wandb():
-    """Ends the W&B run, so that all of it is on disk (or sent) when the summary is printed."""
-    if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
-        sys.modules["wandb"].finish()
-
-
-def wants_wandb(recipe):
-    report_to = [recipe.report_to] if isinstance(recipe.report_to, str) else recipe.report_to or []
-    return "wandb" in report_to or "all" in report_to
-
-
-def _has_key():
-    import wandb
-
-    try:
-        return wandb.login(prompt=False)
-    except Exception:  # an unreadable netrc or a malformed key must not cost a run
-        return False
 
 
 class Metrics(TrainerCallback):
@@ -78,8 +33,9 @@ class Metrics(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.time = time.perf_counter()
-        if state.is_world_process_zero and state.global_step == 0:
-            self.path.unlink(missing_ok=True)
+        if state.is_world_process_zero:
+            for name in ("metrics.jsonl", "samples.jsonl"):
+                trim(self.path.with_name(name), state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.load += self.batches.load(state.global_step - 1)
@@ -87,6 +43,7 @@ class Metrics(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs and self.load.tokens:
             logs.update(self._speed())
+        self.time += (logs or {}).get("samples/seconds", 0.0)  # generating is not training time
         if state.is_world_process_zero and logs:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
@@ -115,6 +72,20 @@ class Metrics(TrainerCallback):
         self.time = time.perf_counter()  # held-out loss is not training time
 
 
+def trim(path, step):
+    """Leaves of a file of rows those up to `step`, from which a run goes on; none at step 0.
+
+    Later steps come again. So do the totals of a run that was stopped, and a last row that a death cut off is dropped.
+    """
+    if not path.exists() or step == 0:
+        return path.unlink(missing_ok=True)
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    runs.write_jsonl(path, [row for row in rows if row["step"] <= step and "train_runtime" not in row])
+
+
 class Progress(ProgressCallback):
     """The Trainer's bar with loss and speed in it, instead of a dictionary a step above it."""
 
@@ -134,8 +105,13 @@ class Progress(ProgressCallback):
             self.training_bar.write(f"epoch {metrics.get('epoch', 0):<4.3g} held-out loss {metrics['eval_loss']:.3f}")
 
 
-def record(recipe, data, encoded, shape):
-    """What `runs/<name>/recipe.yaml` keeps and W&B's config gets."""
+def record(recipe, data, encoded, shape, here=None, plan=()):
+    """What `runs/<name>/recipe.yaml` keeps and W&B's config gets. `here`: `memory.machine()`; `plan`: lines of `plan.lines`."""
+    plan_lines, topic = {}, ""
+    for name, text in plan:
+        topic = name or topic
+        if text:
+            plan_lines[topic] = f"{plan_lines[topic]} · {text}" if topic in plan_lines else text
     return {
         "config": recipe.config,
         "recipe": recipe.given,
@@ -150,6 +126,13 @@ def record(recipe, data, encoded, shape):
             "tokens": sum(encoded.lengths),
         },
         "batches": {"ranks": shape.ranks, "micro": shape.micro, "tokens_per_device": shape.budget},
+        "hardware": {
+            "gpu": here and here.gpu,
+            "memory_gb": here and round(here.memory / 1e9, 1),
+            "cpus": os.cpu_count(),
+            "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        },
+        **({"plan": plan_lines} if plan_lines else {}),
         "versions": runs.versions(),
         "commit": runs.git_commit(),
     }
