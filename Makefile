@@ -17,7 +17,7 @@ OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart plan test test-all lint chat generate verify push push-data compare merge bench bench-balance bench-peers bench-memory chaos clean
+.PHONY: help setup quickstart plan test test-all lint chat generate verify push push-data compare sync merge bench bench-balance bench-peers bench-memory chaos clean
 .DELETE_ON_ERROR:
 
 ##@ Start here
@@ -74,6 +74,9 @@ push-data: $(READY) ## DATASET as Parquet, with its card, to HUB=org/name or dir
 compare: $(READY) ## runs side by side: RUNS="runs/a runs/b", GROUP= or PROJECT=org/project
 	@$(PY) -m lima.evaluate.compare $(if $(RUNS),--runs $(RUNS)) $(if $(GROUP),--group $(GROUP)) \
 	  $(if $(PROJECT),--project $(PROJECT)) $(ARGS)
+
+sync: $(READY) ## send what W&B lacks of offline runs, or of RUN
+	@$(PY) -m lima.train.sync $(if $(filter command line,$(origin RUN)),--run $(RUN))
 
 merge: $(READY) ## fold the adapter of RUN into its base: RUN/merged
 	@$(PY) -m lima.train.merge --run $(RUN) $(if $(OUT),--out $(OUT)) $(ARGS)

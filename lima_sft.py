@@ -20,7 +20,7 @@ def main(argv):
     args = recipe.load(argv)
 
     # ---- the plan: nothing is downloaded before the machine is known to hold the run ------------------------------
-    from lima.train import base, batches, fetch, memory, plan, resuming, varlen
+    from lima.train import base, batches, fetch, memory, plan, resuming, tracking, varlen
 
     if not args.dry_run:
         ranks.own_log(args.output_dir)
@@ -43,16 +43,17 @@ def main(argv):
         return
     heldout = load_heldout(args, tokenizer)
     data.notes += contamination(args, data.rows)
+    lines = plan.lines(args, data, encoded, shape, load, here, model) if here_is_first() else []
     if here_is_first():
-        lines = plan.lines(args, data, encoded, shape, load, here, model)
         resumes = [("resumes", f"from {found[0]}, if it is as it was written")] if found else []
         plan.show(args.run_name, [*lines, *resumes])
     if args.dry_run:
         return
     fetch.weights(args)
     dealt = batches.ExactBatches(lengths, costs, shape, int(os.environ.get("RANK", 0)), args.seed)
+    record = tracking.record(args, data, encoded, shape, here, lines)
     with runs.training(args.output_dir):
-        train(args, tokenizer, data, encoded, heldout, dealt, here, identity, (found, notes))
+        train(args, tokenizer, encoded.rows, heldout, dealt, here, record, identity, (found, notes))
 
 
 def load_heldout(args, tokenizer):
@@ -72,7 +73,7 @@ def contamination(args, rows):
     return notes
 
 
-def train(args, tokenizer, data, encoded, heldout, dealt, here, identity, former):
+def train(args, tokenizer, rows, heldout, dealt, here, record, identity, former):
     from datasets import Dataset
     from transformers import ProgressCallback
     from trl import ModelConfig, SFTConfig
@@ -111,7 +112,6 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here, identity, former
     resume = resuming.settle(args.output_dir, *former)
     config.eval_on_start &= not resume  # its checkpoint was evaluated
     if here_is_first():
-        record = tracking.record(args, data, encoded, dealt.shape)
         runs.write_text(f"{args.output_dir}/recipe.yaml", recipe.as_yaml(record))
     wandb = wandb_run.start(args, record, resumed=bool(resume)) if here_is_first() else None
 
@@ -127,7 +127,7 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here, identity, former
         args=config,
         processing_class=tokenizer,
         peft_config=peft_config,
-        train_dataset=Dataset.from_list([*encoded.rows, turns.filler(tokenizer)]),
+        train_dataset=Dataset.from_list([*rows, turns.filler(tokenizer)]),
         eval_dataset=Dataset.from_list(heldout) if heldout else None,
         callbacks=[
             tracking.Metrics(args.output_dir, dealt, here.gpu),
@@ -144,7 +144,7 @@ def train(args, tokenizer, data, encoded, heldout, dealt, here, identity, former
     if not args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(tracking.Progress())
-    if getattr(args, "sample_prompts", 0) and args.dev_prompts:
+    if args.sample_prompts and args.dev_prompts:
         prompts = conversations.load_prompts(args.dev_prompts, "test")[: args.sample_prompts]
         trainer.add_callback(samples.Samples(trainer, tokenizer, prompts))
     if args.residual_dropout:

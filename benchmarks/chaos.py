@@ -21,7 +21,7 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-os.environ.update(OMP_NUM_THREADS="1", WANDB_MODE="offline", HF_HUB_OFFLINE="1")
+os.environ.update(OMP_NUM_THREADS="1", WANDB_MODE="offline", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_XET="1")
 
 from benchmarks import faults
 from lima import exit_codes, recipe, runs
@@ -40,9 +40,11 @@ class Fault:
     name: str
     inside: object = None
     outside: object = None
+    hub: object = None  # `hub(server, random)`, in place of both: what happens to a push of a finished run
     ends: tuple = (-9,)  # exit codes that show that it happened
     disk: int = 0  # MB of a file system of its own
     ranks: int = 1
+    flags: tuple = ()
     weight: int = 1
     resumed: list = field(default_factory=list)  # seconds to the first step after each death
     lost: list = field(default_factory=list)  # what went wrong
@@ -66,6 +68,11 @@ FAULTS = [
     Fault("a file of the newest checkpoint cut", faults.kill_at_a_step, faults.truncate_a_file, weight=2),
     Fault("a bit of the newest checkpoint flipped", faults.kill_at_a_step, faults.flip_a_bit, weight=2),
     Fault("a file of the newest checkpoint gone", faults.kill_at_a_step, faults.lose_a_file),
+    Fault("W&B that nobody answers", faults.wandb_that_nobody_answers, ends=(0,), flags=("--report_to", "wandb")),
+    Fault("W&B that is slow", faults.wandb_that_is_slow, ends=(0,), flags=("--report_to", "wandb")),
+    Fault("W&B that fails mid-run", faults.wandb_that_fails, ends=(0,), flags=("--report_to", "wandb")),
+    Fault("the Hub fails a push", hub=faults.hub_that_fails, ends=(2,)),
+    Fault("SIGKILL of a push", hub=faults.push_that_is_killed),
 ]
 
 
@@ -109,7 +116,7 @@ def ended(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def train(place, run, ranks=1, before=lambda rank: None):
+def train(place, run, ranks=1, flags=(), before=lambda rank: None):
     """One start of the training in `run`; returns every rank's exit code. `before` runs in each rank, first."""
     import lima_sft
 
@@ -121,7 +128,7 @@ def train(place, run, ranks=1, before=lambda rank: None):
                               MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
         before(rank)
         more = ["--use_cpu", "true", "--deepspeed", "ds_configs/zero3_cpu.json"] if ranks > 1 else []
-        lima_sft.main([*words(place, run), *more])
+        lima_sft.main([*words(place, run), *more, *flags])
 
     pids = [forked(lambda rank=rank: work(rank), place / "log") for rank in range(ranks)]
     codes = {}
@@ -207,7 +214,7 @@ def try_once(fault, place, seed, undisturbed):
     dies = chance.randrange(fault.ranks)
     with disk(run, fault.disk):
         more = {"run": str(run)} if fault.disk else {}
-        codes = train(place, run, fault.ranks, lambda rank: rank == dies and fault.inside(chance, **more))
+        codes = train(place, run, fault.ranks, fault.flags, lambda rank: rank == dies and fault.inside(chance, **more))
         before = weights(run)
         if fault.outside and before:
             newest = runs.checkpoints(run)[-1]
@@ -219,7 +226,7 @@ def try_once(fault, place, seed, undisturbed):
         clock = place / "clock"
         clock.unlink(missing_ok=True)
         started = time.time()
-        again = train(place, run, fault.ranks, lambda rank: rank == 0 and faults.at_first_step(clock))
+        again = train(place, run, fault.ranks, (), lambda rank: rank == 0 and faults.at_first_step(clock))
         seconds = float(clock.read_text()) - started if clock.exists() else None
         problem = judge(before, undisturbed[fault.ranks], run, codes, again)
         if codes[dies] not in fault.ends:
@@ -227,6 +234,46 @@ def try_once(fault, place, seed, undisturbed):
         if problem is None:
             shutil.rmtree(run, ignore_errors=True)
         return seconds, problem
+
+
+def try_push(fault, place, seed):
+    """As `try_once`, for a push of the undisturbed run: what is on the Hub in the end is what is here, and that is as it was."""
+    sys.path.insert(0, "tests")  # the Hub on this machine is the tests'
+    from servers.hub import Hub
+
+    from lima.publish import push, verify
+
+    run, chance = place / "undisturbed-kept-1", random.Random(seed)
+    if not (runs.checkpoints(run)[-1] / verify.RECORD).exists():
+        assert ended(forked(lambda: verify.main(["--run", str(run)]), place / "log")) == 0, (place / "log").read_text()
+    before = {path: runs.sha256(path) for path in run.glob("checkpoint-*/*")}
+
+    def start(server):
+        def work():
+            from huggingface_hub import constants
+
+            constants.ENDPOINT, constants.HF_HUB_OFFLINE = server.url, False
+            os.environ.update(HF_TOKEN=server.token, HF_HOME=str(place / "hf"))
+            push.main(["--run", str(run), "--hub", "org/chaos"])
+
+        return forked(work, place / "log")
+
+    with Hub(place / f"hub-{seed}", large=2**16) as server:
+        pid = fault.hub(server, chance, start)
+        code = ended(pid)
+        server.faults.clear()
+        started = time.time()
+        again = ended(start(server))
+        if code not in fault.ends or again:
+            return None, f"ended with {code}, then {again}"
+        for folder in runs.checkpoints(run):
+            revision = f"epoch-{runs.marker(folder)['epoch']:02.0f}"
+            there = server.files("org/chaos", revision)
+            if there["model.safetensors"] != (folder / "model.safetensors").read_bytes():
+                return None, f"{revision} has other weights than {folder.name}"
+    if before != {path: runs.sha256(path) for path in run.glob("checkpoint-*/*")}:
+        return None, "the push changed the run"
+    return time.time() - started, None
 
 
 def judge(before, undisturbed, run, codes, again):
@@ -254,9 +301,7 @@ def undisturbed(place, ranks):
         ("all", ["--keep_epochs", "all", "--save_strategy", "steps", "--save_steps", "1"]),
     ):
         run = place / f"undisturbed-{topic}-{ranks}"
-        FLAGS.extend(flags)
-        codes = train(place, run, ranks)
-        del FLAGS[len(FLAGS) - len(flags) :]
+        codes = train(place, run, ranks, flags)
         assert not any(codes), (place / "log").read_text()[-3000:]
         out[topic] = weights(run)
     return out
@@ -300,14 +345,15 @@ def main(argv):
     place = Path(tempfile.mkdtemp(prefix="lima-chaos-"))
     prepare(place)
     memory.check_fit(recipe.load(words(place, place / "none")), memory.machine())  # measured once for all forks
-    expected = {ranks: undisturbed(place, ranks) for ranks in {fault.ranks for fault in chosen}}
+    expected = {ranks: undisturbed(place, ranks) for ranks in {1, *(fault.ranks for fault in chosen)}}
     started = time.perf_counter()
     for number, fault in enumerate(tqdm(deal(chosen, options.faults), unit="fault")):
-        seconds, problem = try_once(fault, place, f"{options.seed}-{number}", expected)
+        name = f"{options.seed}-{number}"
+        seconds, problem = try_push(fault, place, name) if fault.hub else try_once(fault, place, name, expected)
         fault.resumed.append(seconds)
         if problem:
             fault.lost.append(problem)
-            tqdm.write(f"LOST · {fault.name} (seed {options.seed}-{number}): {problem}; {place / 'log'}")
+            tqdm.write(f"LOST · {fault.name} (seed {name}): {problem}; {place / 'log'}")
     print("\n".join(table(chosen)))
     print(f"\n{(time.perf_counter() - started) / 60:.1f} min on {os.cpu_count()} cores")
     if any(fault.lost for fault in chosen):

@@ -178,6 +178,68 @@ def disk_that_turns_read_only(random, run=None):
     at_step(random.randint(1, STEPS - 1), lambda: subprocess.run(["mount", "-o", "remount,ro", run], check=True))
 
 
+# ---- Weights & Biases, on this machine -------------------------------------------------------------------------------
+
+
+def wandb_that_nobody_answers(random):
+    _wandb_at("http://127.0.0.1:9")
+
+
+def wandb_that_is_slow(random):
+    _wandb().slow = random.uniform(0.5, 3)
+
+
+def wandb_that_fails(random):
+    server = _wandb()
+    at_step(random.randint(1, STEPS), lambda: setattr(server, "broken", True))
+
+
+def _wandb():
+    import sys
+
+    sys.path.insert(0, "tests")
+    from servers.wandb import Wandb
+
+    server = Wandb()
+    server.start()
+    _wandb_at(server.url, **server.env)
+    return server
+
+
+def _wandb_at(url, **more):
+    os.environ.update({"WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online", **more, "WANDB_BASE_URL": url})
+
+
+# ---- a push to a Hub on this machine ---------------------------------------------------------------------------------
+
+
+def hub_that_fails(server, random, start):
+    """At one of a push's stages, for good; returns the push's pid."""
+    stages = [
+        ("whoami", 500),
+        ("create", 500),
+        ("preupload", 400),
+        ("batch", 400),
+        ("put", 400),
+        ("commit", 500),
+        ("commit", "cut"),
+    ]
+    kind, how = random.choice(stages)
+    server.fail(kind, how, times=50)
+    return start(server)
+
+
+def push_that_is_killed(server, random, start):
+    """After so many bytes have come; returns its pid."""
+    server.slow = 0.01
+    pid, enough = start(server), random.randrange(2**19, 2**22)
+    while server.received < enough:
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    server.slow = 0
+    return pid
+
+
 # ---- what happens to a checkpoint that was whole ---------------------------------------------------------------------
 
 

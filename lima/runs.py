@@ -16,6 +16,7 @@ from lima import UserError
 
 FORMER = "former"
 LOCK = ".training"
+RECORDS = ("recipe.yaml", "metrics.jsonl", "samples.jsonl", "wandb.json")
 MARKER = "complete.json"  # a checkpoint is complete when it holds this
 LIBRARIES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "peft", "bitsandbytes")
 
@@ -138,7 +139,7 @@ def set_aside(run):
     if not found:
         return
     forget_former(run)
-    for path in [*found, *run.glob("generations/checkpoint-*"), run / "metrics.jsonl", run / "recipe.yaml"]:
+    for path in [*found, *run.glob("generations/checkpoint-*"), *(run / name for name in RECORDS)]:
         if path.exists():
             target = run / FORMER / path.relative_to(run)
             target.parent.mkdir(parents=True, exist_ok=True)
