@@ -333,14 +333,15 @@ def main(argv):
     parser.add_argument("--faults", type=int, default=120, help="how many in all [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of where each strikes [%(default)s]")
     parser.add_argument("--only", default="", help="those whose name has this in it")
-    parser.add_argument("--skip", default="nothing", help="all but those whose name has this in it")
+    parser.add_argument("--skip", nargs="*", default=[], help="all but those whose name has one of these in it")
     options = parser.parse_args(argv)
     from tqdm import tqdm
 
     import_all()
     from lima.train import memory
 
-    chosen = [fault for fault in FAULTS if options.only in fault.name and options.skip not in fault.name]
+    chosen = [fault for fault in FAULTS if options.only in fault.name]
+    chosen = [fault for fault in chosen if not any(word in fault.name for word in options.skip)]
     chosen = [fault for fault in chosen if not fault.disk or os.geteuid() == 0]  # only root may mount
     place = Path(tempfile.mkdtemp(prefix="lima-chaos-"))
     prepare(place)

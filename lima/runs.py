@@ -106,17 +106,15 @@ def training(run):
     if os.environ.get("RANK", "0") != "0":
         yield
         return
-    Path(run).mkdir(parents=True, exist_ok=True)
-    with open(Path(run) / LOCK, "a+", encoding="utf-8") as file:
+    path = Path(run) / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    with open(path, encoding="utf-8") as file:  # for reading: an open writer would keep a failing disk from being remounted
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{run}: {trained_by(run)} trains it; wait, or train beside it with --run_name NAME"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+            raise UserError(f"{run}: {trained_by(run)} trains it; wait, or train beside it with --run_name NAME") from None
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
 
 

@@ -10,16 +10,16 @@ from benchmarks import chaos
 from lima import runs
 
 
-@pytest.mark.parametrize(
-    "words", [["--skip", "ZeRO"], pytest.param(["--only", "ZeRO", "--faults", "2"], marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("words", [["--skip", "ZeRO", "W&B"], pytest.param(["--only", "ZeRO"], marks=pytest.mark.slow)])
 def test_every_kind_of_death_is_survived(words):
+    """W&B's waits are long: tests/test_wandb.py has its failures."""
     done = run("-m", "benchmarks.chaos", "--faults", 1, *words, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     tries, survived = (sum(int(row[column].strip(" *")) for row in rows[:-1]) for column in (2, 3))
-    kinds = [fault for fault in chaos.FAULTS if (words[1] in fault.name) == (words[0] == "--only")]
-    assert tries == survived >= len(kinds) - (0 if os.geteuid() == 0 else 2)
+    named = [fault for fault in chaos.FAULTS if any(word in fault.name for word in words[1:])]
+    kinds = len(named) if words[0] == "--only" else len(chaos.FAULTS) - len(named)
+    assert tries == survived == kinds - (0 if os.geteuid() == 0 else 2)
 
 
 def test_what_is_lost_is_noticed(tmp_path):
