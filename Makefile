@@ -1,11 +1,12 @@
 # LIMA recipes. `make help` is made from the comments behind `##`; `##@` starts a group.
 # Variables: GPUS (those of this machine), NODES, HOSTFILE, MASTER_ADDR, NODE_RANK, GPU, PRICE, DATASET, RUN=runs/NAME,
-# HUB, EPOCHS, ARGS="--learning_rate 2e-5 …"
+# HUB, EPOCHS, DATA, RAW, ARGS="--learning_rate 2e-5 …"
 
 PYTHON  ?= python3
 VENV    ?= .venv
 RUN     ?= runs/quickstart
 DATASET ?=
+DATA    ?= lima-open
 ARGS    ?=
 
 PY       = $(VENV)/bin/python
@@ -19,6 +20,7 @@ RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart plan test test-all lint chat generate verify push push-data compare sync merge bench bench-balance bench-peers bench-memory chaos clean
 .DELETE_ON_ERROR:
+.PRECIOUS: $(VENV)/.requirements-%
 
 ##@ Start here
 help: ## this page
@@ -52,6 +54,11 @@ base-%: $(READY) ## the base model with its end-of-turn token, once, on CPU
 
 sft-%: $(READY) ## train it: checkpoints in runs/NAME; GPUS=8 NODES=4 HOSTFILE=…
 	@$(PY) -m lima.train.launch --config recipes/$*.yaml --resume auto $(SHARE) $(MEET) $(OVERRIDE)
+
+##@ Data from raw sources (docs/curation.md)
+curate-%: $(VENV)/.requirements-curate ## stackexchange wikihow reddit super-ni authors: candidates; RAW=…
+	@$(PY) -m lima.curate.$(subst -,_,$*) --config recipes/data/$(DATA).yaml --raw $(RAW) \
+	  --out data/candidates/$(DATA)/$* $(ARGS)
 
 ##@ A finished run
 chat: $(READY) ## talk to RUN in the terminal

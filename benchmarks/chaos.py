@@ -68,9 +68,11 @@ FAULTS = [
     Fault("a file of the newest checkpoint cut", faults.kill_at_a_step, faults.truncate_a_file, weight=2),
     Fault("a bit of the newest checkpoint flipped", faults.kill_at_a_step, faults.flip_a_bit, weight=2),
     Fault("a file of the newest checkpoint gone", faults.kill_at_a_step, faults.lose_a_file),
-    Fault("W&B that nobody answers", faults.wandb_that_nobody_answers, ends=(0,), flags=("--report_to", "wandb")),
-    Fault("W&B that is slow", faults.wandb_that_is_slow, ends=(0,), flags=("--report_to", "wandb")),
-    Fault("W&B that fails mid-run", faults.wandb_that_fails, ends=(0,), flags=("--report_to", "wandb")),
+    Fault(
+        "W&B that nobody answers", faults.wandb_that_nobody_answers, ends=(0,), flags=("--report_to", "wandb"), weight=0
+    ),
+    Fault("W&B that is slow", faults.wandb_that_is_slow, ends=(0,), flags=("--report_to", "wandb"), weight=0),
+    Fault("W&B that fails mid-run", faults.wandb_that_fails, ends=(0,), flags=("--report_to", "wandb"), weight=0),
     Fault("the Hub fails a push", hub=faults.hub_that_fails, ends=(2,)),
     Fault("SIGKILL of a push", hub=faults.push_that_is_killed),
 ]

@@ -16,46 +16,65 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-WORDS = (
-    "water malt lecture vector because rather although before should between measure table result small green".split()
+WORDS = [
+    "water",
+    "malt",
+    "lecture",
+    "vector",
+    "because",
+    "rather",
+    "although",
+    "before",
+    "doesn't",
+    "between",
+    "measure",
+    "small",
+]
+QUESTIONS = (-1, 2, 3, 4, 4, 5, 6, 7, 9, 13)  # scores: the deciles of the beer site of 2017
+ANSWERS = (-1, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 5, 7, 12)
+MARKUP = (
+    "{}",
+    "&lt;em&gt;{}&lt;/em&gt;",
+    "&lt;code&gt;{}&lt;/code&gt;",
+    "&quot;{}&quot;",
+    "&lt;a href=&quot;http://example.org/{}&quot; rel=&quot;nofollow&quot;&gt;here&lt;/a&gt;",
 )
 CONFIG = Path(__file__).resolve().parents[1] / "recipes/data/lima-open.yaml"
 
 
 def paragraph(draw, characters):
-    words = []
-    while characters > 0:
-        words.append(draw.choice(WORDS))
-        characters -= len(words[-1]) + 1
-    return f"&lt;p&gt;{' '.join(words).capitalize()}.&lt;/p&gt;&#xA;&#xA;"
+    words = [draw.choice(WORDS) for _ in range(characters // 7)]
+    for place in range(0, len(words), 12):
+        words[place] = draw.choice(MARKUP).format(words[place])
+    return f"&lt;p&gt;{' '.join(words)}.&lt;/p&gt;&#xA;&#xA;"
 
 
 def row(draw, id):
-    """A question, then two answers and so on: real dumps' lengths, attributes and share of high scores, near enough."""
-    body = "".join(paragraph(draw, draw.choice((120, 260, 420))) for _ in range(draw.choice((1, 2, 3, 5))))
-    score = draw.choice((0, 0, 1, 1, 2, 3, 4, 6, 8, 14))
+    """A question, then three answers and so on; about 1,300 bytes and 40 entities each, as in real dumps."""
+    body = "".join(paragraph(draw, draw.choice((120, 260, 420))) for _ in range(draw.choice((1, 2, 3, 6))))
+    score = draw.choice(QUESTIONS if id % 4 == 1 else ANSWERS)
     dates = 'CreationDate="2014-01-21T20:31:18.540" LastActivityDate="2014-01-23T20:31:18.540"'
     common = f'Score="{score}" Body="{body}" OwnerUserId="{id % 9973}" {dates} ContentLicense="CC BY-SA 3.0"'
-    if id % 3 == 1:
+    if id % 4 == 1:
         title = f"What is the {draw.choice(WORDS)} between {draw.choice(WORDS)} and {draw.choice(WORDS)} {id}?"
-        more = f'Title="{title}" Tags="&lt;water&gt;" AnswerCount="2" CommentCount="0" ViewCount="77"'
+        more = f'Title="{title}" Tags="&lt;water&gt;" AnswerCount="3" CommentCount="0" ViewCount="77"'
         return f'  <row Id="{id}" PostTypeId="1" {common} {more} />\n'
-    return f'  <row Id="{id}" PostTypeId="2" ParentId="{id - (id - 1) % 3}" {common} CommentCount="1" />\n'
+    return f'  <row Id="{id}" PostTypeId="2" ParentId="{id - (id - 1) % 4}" {common} CommentCount="1" />\n'
 
 
 def write(path, megabytes, seed=0):
-    """A Posts.xml of so many megabytes; 3,000 drawn bodies, repeated under ids of their own."""
+    """A Posts.xml of so many megabytes; 4,000 drawn bodies, repeated under ids of their own."""
     draw, written, id = random.Random(seed), 0, 0
-    shapes = [row(draw, 10**9 + n).split('"', 2)[2] for n in range(1, 3001)]
+    shapes = [row(draw, 10**8 + n).split('"', 2)[2] for n in range(1, 4001)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8-sig") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<posts>\n')
         while written < megabytes * 1e6:
             id += 1
-            rest = shapes[(id - 1) % 3000]
+            rest = shapes[(id - 1) % 4000]
             if 'ParentId="' in rest:
                 before, after = rest.split('ParentId="')
-                rest = f'{before}ParentId="{id - (id - 1) % 3}"{after.split(chr(34), 1)[1]}'
+                rest = f'{before}ParentId="{id - (id - 1) % 4}"{after.split(chr(34), 1)[1]}'
             line = f'  <row Id="{id}"{rest}'
             written += len(line)
             file.write(line)

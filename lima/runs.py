@@ -109,11 +109,15 @@ def training(run):
     path = Path(run) / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    with open(path, encoding="utf-8") as file:  # for reading: an open writer would keep a failing disk from being remounted
+    with open(
+        path, encoding="utf-8"
+    ) as file:  # for reading: an open writer would keep a failing disk from being remounted
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{run}: {trained_by(run)} trains it; wait, or train beside it with --run_name NAME") from None
+            raise UserError(
+                f"{run}: {trained_by(run)} trains it; wait, or train beside it with --run_name NAME"
+            ) from None
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
 

@@ -23,7 +23,9 @@ from trl import ModelConfig, SFTConfig
 from lima import UserError, recipe, runs
 
 NEEDED = "model_name_or_path: bases/none\ndataset: none.jsonl\n"
-RECIPES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "data")
+RECIPES = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "data"
+)
 ON_CPU = {"use_cpu": True, "deepspeed": None, "bf16": False}  # a recipe for GPUs, built here
 
 

@@ -89,9 +89,7 @@ def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(number, code, whol
 
 
 def test_a_second_ctrl_c_stops_at_once(tiny_base, data, tmp_path):
-    process = start(
-        *words(tiny_base, data, tmp_path, "--global_batch_size", 8, "--save_strategy", "no")
-    )
+    process = start(*words(tiny_base, data, tmp_path, "--global_batch_size", 8, "--save_strategy", "no"))
     at_step(tmp_path, 1, process)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
