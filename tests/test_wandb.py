@@ -13,13 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 import yaml
 from conftest import ROOT, first_rows
 from servers.wandb import Wandb
 from transformers import TrainerState
 
 import lima_sft
-import wandb
 from lima import UserError, runs
 from lima.train import sync, tracking, wandb_run, wandb_session
 
