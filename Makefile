@@ -7,6 +7,7 @@ VENV    ?= .venv
 RUN     ?= runs/quickstart
 DATASET ?=
 DATA    ?= lima-open
+CANDIDATES ?= data/candidates/$(if $(filter se-filtered-% wikihow-2k,$(DATA)),lima-open,$(DATA))
 ARGS    ?=
 
 PY       = $(VENV)/bin/python
@@ -18,7 +19,7 @@ OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart plan test test-all lint chat generate verify push push-data compare sync merge bench bench-balance bench-peers bench-memory chaos clean
+.PHONY: help setup quickstart plan test test-all lint chat generate verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.requirements-%
 
@@ -59,6 +60,12 @@ sft-%: $(READY) ## train it: checkpoints in runs/NAME; GPUS=8 NODES=4 HOSTFILE=�
 curate-%: $(VENV)/.requirements-curate ## stackexchange wikihow reddit super-ni authors: candidates; RAW=…
 	@$(PY) -m lima.curate.$(subst -,_,$*) --config recipes/data/$(DATA).yaml --raw $(RAW) \
 	  --out data/candidates/$(DATA)/$* $(ARGS)
+
+curate-mix: $(VENV)/.requirements-curate ## candidates → data/DATA by Table 1's quotas; ARGS=--allow_shortfall
+	@$(PY) -m lima.curate.mixture --config recipes/data/$(DATA).yaml --candidates $(CANDIDATES) --out data/$(DATA) $(ARGS)
+
+data-report: $(VENV)/.requirements-curate ## data/DATA/report.html: what fell where, lengths, rows to look at
+	@$(PY) -m lima.curate.report --data data/$(DATA) $(ARGS)
 
 ##@ A finished run
 chat: $(READY) ## talk to RUN in the terminal

@@ -192,13 +192,14 @@ def _read(dataset, split, revision):
     if path.suffix in SUFFIXES:
         if not path.is_file():
             raise UserError(f"{dataset}: no such file; give a .jsonl, .json or .parquet file, or a Hub dataset id")
-        return _read_file(path)
+        return read_file(path)
     if path.exists() or dataset.count("/") > 1 or dataset.startswith((".", "/")):
         raise UserError(f"{dataset}: expected a .jsonl, .json or .parquet file, a folder, or a Hub dataset id")
     return _read_hub(dataset, split, revision)
 
 
-def _read_file(path):
+def read_file(path):
+    """The rows of a .jsonl, .json or .parquet file, as they are. Raises `UserError` for one that is broken."""
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet
@@ -244,7 +245,7 @@ def _read_folder(path, split):
     files = [path / f"{split}{suffix}" for suffix in SUFFIXES]
     for file in files:
         if file.is_file():
-            return _read_file(file)
+            return read_file(file)
     try:
         try:
             data = datasets.load_from_disk(str(path))
@@ -269,7 +270,7 @@ def _read_hub(dataset, split, revision):
         try:
             for suffix in SUFFIXES:
                 try:
-                    return _read_file(
+                    return read_file(
                         Path(hf_hub_download(dataset, split + suffix, repo_type="dataset", revision=revision))
                     )
                 except errors.LocalEntryNotFoundError:  # not in the cache, and the Hub is out of reach

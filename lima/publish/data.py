@@ -51,6 +51,8 @@ def collect(file, force=False):
     meta = {**meta, **_metadata(meta, tables, splits)}
     made = "\n\n".join([front_matter(meta), _with_statistics(body, tables), mark("dataset", Path(file).stem)]) + "\n"
     files["README.md"] = made.encode()
+    if (beside := Path(file).with_name("ATTRIBUTION.md")).is_file():  # the mix's: who wrote what, as share-alike licences ask
+        files[beside.name] = beside
     rows = len(next(iter(tables.values())))
     licence = meta.get("license_name") or meta.get("license")
     notes.append(f"licence    {licence or 'none stated: give rows a `license`, or write a ' + CARD}")
