@@ -51,7 +51,8 @@ def collect(file, force=False):
     meta = {**meta, **_metadata(meta, tables, splits)}
     made = "\n\n".join([front_matter(meta), _with_statistics(body, tables), mark("dataset", Path(file).stem)]) + "\n"
     files["README.md"] = made.encode()
-    if (beside := Path(file).with_name("ATTRIBUTION.md")).is_file():  # the mix's: who wrote what, as share-alike licences ask
+    beside = Path(file).with_name("ATTRIBUTION.md")  # the mix's: who wrote what, as share-alike licences ask
+    if beside.is_file():
         files[beside.name] = beside
     rows = len(next(iter(tables.values())))
     licence = meta.get("license_name") or meta.get("license")
