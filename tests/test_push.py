@@ -245,6 +245,7 @@ print(model.lm_head.weight[tokenizer.eos_token_id].double().sum().item())
 """
 
 
+@pytest.mark.slow
 def test_a_real_model_is_trained_verified_pushed_and_used_from_the_hub(hub, tiny_base, tmp_path):
     """Two epochs of a tiny Llama; transformers loads either revision by its name, and gets that epoch's weights."""
     trained = tmp_path / "runs/tiny"

@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from conftest import first_rows
 
 import lima_sft
@@ -44,6 +45,7 @@ def test_kept_epochs_are_pushed_as_the_run_trains(tiny_base, tmp_path):
         assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_costs_the_run_nothing(tiny_base, tmp_path):
     run = train(tiny_base, tmp_path, "org/name")
     assert [folder.name for folder in runs.checkpoints(run)] == ["checkpoint-2", "checkpoint-3"]

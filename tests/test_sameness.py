@@ -94,7 +94,9 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way == "two processes")) for way in WAYS]
+)
 def test_losses_gradients_and_weights_are_those_of_plain_pytorch(way, by_hand, tiny_base, dataset, tmp_path):
     processes, flags = WAYS[way]
     train(processes, *words(tiny_base, dataset, tmp_path, *flags))

@@ -81,6 +81,7 @@ def train(folder, base, data, *flags):
     return runs.newest_checkpoint(folder)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_and_without(tiny_base, tmp_path):
     """Bit for bit, with the dropout ramp on and the logging of several steps at once, which TRL gathers."""
     data = first_rows(tmp_path / "six.jsonl", 6)

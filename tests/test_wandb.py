@@ -186,6 +186,7 @@ def test_nothing_of_the_repository_or_the_program_is_sent(mode, server, run_dir,
         assert not [content for content in everything if word in content], word
 
 
+@pytest.mark.slow
 def test_a_resumed_training_goes_on_as_the_same_run(server, tiny_base, home):
     """Killed in its fifth step, then resumed: every step once in metrics.jsonl and at W&B, with the numbers of a run
     that nothing happened to."""
