@@ -14,14 +14,15 @@ def write(folder, settings=None, inputs=()):
     with ledger.Step(folder, settings, inputs) as step:
         step.keep(ROW)
         step.drop("a/2", "g", "too_short", "12 characters", "x" * 400)
-        step.drop_all("a/", [3, 4], "g", "other_type", ["", ""], ["", ""])
+        step.drop_all(("a/", [3, 4]), "g", "answer_score", ("score ", [-1, 0]), ["", "x"])
 
 
 def test_rows_and_lines_come_back_and_counts_add_up(tmp_path):
     write(tmp_path)
     assert list(ledger.candidates(tmp_path)) == [ROW]
-    assert ledger.counts(tmp_path) == {"": 1, "too_short": 1, "other_type": 2}
+    assert ledger.counts(tmp_path) == {"": 1, "too_short": 1, "answer_score": 2}
     lines = {line["id"]: line for line in ledger.lines(tmp_path)}
+    assert lines["a/3"]["detail"] == "score -1" and lines["a/4"]["excerpt"] == "x"
     assert len(lines["a/2"]["excerpt"]) == 300 == len(lines["a/1"]["excerpt"]) and set(lines) == {
         "a/1",
         "a/2",

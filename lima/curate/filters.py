@@ -1,4 +1,4 @@
-"""The rules that choose Stack Exchange posts (section 2.1), in the order of `QUESTION` and `ANSWER`.
+"""The rules that choose Stack Exchange posts (section 2.1), in the order of the lists at the end.
 
 A rule takes a post and the settings of the recipe's `stackexchange` section and returns what it found against it, in
 words, or "" where it has nothing against it. Its thresholds and cues are keys of that section, named in its docstring.
@@ -87,7 +87,8 @@ def reference(answer, settings):
     return _cue(text.prose(answer.text), settings["reference_cues"])
 
 
-QUESTION = (question_score, title_alone)
+QUESTION = (question_score,)  # cheap: for every question
+QUESTION_TEXT = (title_alone,)  # for those that have a strong answer
 ANSWER_HTML = (answer_score, too_short, too_long)  # cheap: before clean-up
 ANSWER_TEXT = (too_short, too_long, first_person, reference)
 

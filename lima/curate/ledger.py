@@ -12,6 +12,7 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -105,22 +106,23 @@ class Step:
         if len(rows) >= self._ledger.size:
             self._ledger.flush()
 
-    def drop_all(self, prefix, numbers, group, rule, details, excerpts):
-        """`drop` for many rows at once: the ids are `prefix` and each of `numbers`. A tenth of the time."""
-        count = len(numbers)
-        self.counts[rule] += count
-        ids = pc.binary_join_element_wise(prefix, pa.array(numbers, pa.int64()).cast(pa.string()), "")
-        same = [pa.repeat(pa.scalar(word), count) for word in (group, rule)]
-        columns = [ids, *same, pa.array(details, pa.string()), pa.array(excerpts, pa.string())]
+    def drop_all(self, numbers, group, rule, details, excerpts):
+        """`drop` for many rows at once, at a tenth of the cost: ids and details are (prefix, whole numbers)."""
+        self.counts[rule] += len(excerpts)
+        joined = [
+            pc.binary_join_element_wise(prefix, pa.array(np.array(values, np.int64)).cast(pa.string()), "")
+            for prefix, values in (numbers, details)
+        ]
+        same = [pa.repeat(pa.scalar(word), len(excerpts)) for word in (group, rule)]
+        columns = [joined[0], *same, joined[1], pa.array(excerpts, pa.string())]
         self._ledger.writer.write_table(pa.Table.from_arrays(columns, schema=LINE))
 
     def add(self, folder):
         """Appends what another step left in `folder` (a part of this one)."""
         for table, name in ((self._candidates, CANDIDATES), (self._ledger, LEDGER)):
+            table.flush()
             for batch in _batches(Path(folder) / name, table.size):
-                table.rows.extend(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-                if len(table.rows) >= table.size:
-                    table.flush()
+                table.writer.write_batch(batch.cast(table.schema))
         self.counts.update(counts(folder))
 
     def __exit__(self, kind, error, trace):

@@ -2,6 +2,9 @@
 
 import multiprocessing
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from lima import UserError
 
 _bytes = None  # in a worker: the counter that it shares with the bar
 
@@ -29,6 +32,8 @@ def run(work, jobs, sizes, processes):
                     bar.update(counter.value - bar.n)
                     for future in ended:
                         future.result()
+            except BrokenProcessPool:
+                raise UserError("a process of this step was ended from outside (memory?); give --processes 1") from None
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
