@@ -1,5 +1,8 @@
 """Reading a file inside a .7z archive without unpacking it, and archives that are refused."""
 
+import struct
+import zlib
+
 import py7zr
 import pytest
 
@@ -12,7 +15,7 @@ CONTENT = b"<posts>" + b"<row/>" * 100_000 + b"</posts>"
 def packed(path, **files):
     with py7zr.SevenZipFile(path, "w") as archive:
         for name, content in files.items():
-            archive.writestr(content, name.replace("__", "/").replace("_xml", ".xml"))
+            archive.writestr(content, name.replace("_xml", ".xml"))
     return path
 
 
@@ -32,15 +35,13 @@ def test_a_reader_that_stops_early_ends_well(tmp_path):
 
 
 def test_a_path_that_points_outside_is_refused(tmp_path):
-    path = packed(tmp_path / "beer.7z", Posts_xml=CONTENT, aa__evil_xml=b"x")
-    data = path.read_bytes()
+    path = tmp_path / "beer.7z"
     slip = "aa/evil.xml".encode("utf-16-le")
     with py7zr.SevenZipFile(path, "w", filters=[{"id": py7zr.FILTER_COPY}]) as archive:
         archive.header_encoding = archive.encoded_header_mode = False  # names in the clear, to be changed below
         archive.writestr(CONTENT, "Posts.xml")
         archive.writestr(b"x", "aa/evil.xml")
     data = path.read_bytes()
-    assert slip in data
     at = data.index(slip)
     data = data[:at] + "../evil.xml".encode("utf-16-le") + data[at + len(slip) :]
     path.write_bytes(_sealed(data))
@@ -50,9 +51,6 @@ def test_a_path_that_points_outside_is_refused(tmp_path):
 
 def _sealed(data):
     """An archive whose header was changed, with its checksums right again."""
-    import struct
-    import zlib
-
     offset, size = struct.unpack("<QQ", data[12:28])
     header = data[32 + offset : 32 + offset + size]
     start = struct.pack("<QQI", offset, size, zlib.crc32(header))

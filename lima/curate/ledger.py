@@ -48,7 +48,9 @@ class _Table:
         self.path, self.schema, self.size, self.rows = path, schema, size, []
         self.beside = path.with_name(f".{path.name}.{os.getpid()}")
         words = [name for name in ("group", "rule", "source", "license") if name in schema.names]
-        self.writer = pq.ParquetWriter(self.beside, schema, compression="zstd", use_dictionary=words)
+        self.writer = pq.ParquetWriter(
+            self.beside, schema, compression="zstd", use_dictionary=words, write_statistics=words
+        )
 
     def flush(self):
         if self.rows:
@@ -121,8 +123,9 @@ class Step:
         """Appends what another step left in `folder` (a part of this one)."""
         for table, name in ((self._candidates, CANDIDATES), (self._ledger, LEDGER)):
             table.flush()
-            for batch in _batches(Path(folder) / name, table.size):
-                table.writer.write_batch(batch.cast(table.schema))
+            for group in _groups(Path(folder) / name):
+                table.writer.write_table(group)
+                pa.default_memory_pool().release_unused()  # else it keeps what the largest group took
         self.counts.update(counts(folder))
 
     def __exit__(self, kind, error, trace):
@@ -187,20 +190,22 @@ def counts(folder):
 def candidates(folder):
     """The kept examples of a finished step, one dict at a time, in their order."""
     counts(folder)
-    for batch in _batches(Path(folder) / CANDIDATES, 1000):
-        yield from batch.to_pylist()
+    for group in _groups(Path(folder) / CANDIDATES):
+        yield from group.to_pylist()
 
 
 def lines(folder):
     """The ledger of a finished step, one dict at a time, in its order."""
     counts(folder)
-    for batch in _batches(Path(folder) / LEDGER, 20000):
-        yield from batch.to_pylist()
+    for group in _groups(Path(folder) / LEDGER):
+        yield from group.to_pylist()
 
 
-def _batches(path, size):
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=size)
+def _groups(path):
+    """The row groups of a Parquet file, one in memory at a time."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, use_threads=False)
 
 
 def table(counted):

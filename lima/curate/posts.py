@@ -60,13 +60,17 @@ def _is_posts(path):
 
 def _dump(path):
     if path.suffix == ".7z":
-        users = path.with_name(path.name.replace("-Posts.7z", "-Users.7z"))
-        return Dump(
-            site_name(path.name.removesuffix(".7z").removesuffix("-Posts")), path, users if users.exists() else None
+        name, cut, _ = path.name.partition("-Posts.7z")
+        users = path.with_name(f"{name}-Users.7z") if cut else None
+        name = name.removesuffix(".7z")
+    else:
+        users = path.with_name(path.name.replace("Posts.xml", "Users.xml"))
+        name = (
+            path.resolve().parent.name
+            if path.name == "Posts.xml"
+            else path.name.removesuffix("Posts.xml").rstrip("_-.")
         )
-    users = path.with_name(path.name.replace("Posts.xml", "Users.xml"))
-    name = path.resolve().parent.name if path.name == "Posts.xml" else path.name.removesuffix("Posts.xml").rstrip("_-.")
-    return Dump(site_name(name), path, users if users.exists() else None)
+    return Dump(site_name(name), path, users if users and users.exists() else None)
 
 
 def site_name(name):
