@@ -66,23 +66,30 @@ def marker(checkpoint):
         digest = content.pop("digest", None)
     except (OSError, ValueError, AttributeError):
         return None
-    return content if digest in (None, _digest(content)) else None
+    return content if digest in (None, content_digest(content)) else None
 
 
 def write_marker(checkpoint, content):
     """Makes a checkpoint complete: `content` is what `marker` returns then."""
-    text = json.dumps({**content, "digest": _digest(content)}, indent=1)
+    text = json.dumps({**content, "digest": content_digest(content)}, indent=1)
     write_text(Path(checkpoint) / MARKER, text)
 
 
-def _digest(content):
+def content_digest(content):
+    """The SHA-256 of what is JSON here, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def sha256(path):
-    """The digest of a file, in hex."""
+def sha256(path, tick=None):
+    """The digest of a file, in hex; `tick(bytes)` is called as it is read."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if tick is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := file.read(2**22):
+            digest.update(block)
+            tick(len(block))
+        return digest.hexdigest()
 
 
 def newest_checkpoint(run):
@@ -109,9 +116,7 @@ def training(run):
     path = Path(run) / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    with open(
-        path, encoding="utf-8"
-    ) as file:  # for reading: an open writer would keep a failing disk from being remounted
+    with open(path, encoding="utf-8") as file:  # an open writer would keep a failing disk from being remounted
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

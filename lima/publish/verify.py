@@ -8,7 +8,6 @@ what does not fit into memory is used from disk. A later change to any file make
 
 import argparse
 import datetime
-import hashlib
 import json
 import sys
 import warnings
@@ -52,7 +51,7 @@ def _why_not(folder, deep, tick=None):
         if name not in present or name == runs.MARKER:
             continue
         size = present[name].stat().st_size
-        if size != sizes[name] or ((deep or size <= SMALL) and sha256(present[name], tick) != digest):
+        if size != sizes[name] or ((deep or size <= SMALL) and runs.sha256(present[name], tick) != digest):
             return f"{folder / name}: changed since it was verified; {again}"
     new = sorted((present.keys() | kept.keys()) - files.keys())
     return f"{folder / new[0]}: added since it was verified; {again}" if new else None
@@ -61,7 +60,7 @@ def _why_not(folder, deep, tick=None):
 def _identity(marker):
     """A digest of what complete.json says beside its list of files, which shrinks when a run lets go of state."""
     said = {key: value for key, value in (marker or {}).items() if key != "files"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return runs.content_digest(said)
 
 
 def listed(folder):
@@ -70,22 +69,11 @@ def listed(folder):
     return {name: path for name, path in found.items() if name != RECORD and "/." not in f"/{name}"}
 
 
-def sha256(path, tick=None):
-    """The digest of a file, in hex; `tick(bytes)` is called as it is read."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
-            if tick:
-                tick(len(block))
-    return digest.hexdigest()
-
-
 def check_files(model, tick):
     """Every file that complete.json lists, with its bytes and digest, and no other. Leaves both in `model.files`."""
     model.files = {}
     for name, path in listed(model.folder).items():
-        model.files[name] = {"bytes": path.stat().st_size, "sha256": sha256(path, tick)}
+        model.files[name] = {"bytes": path.stat().st_size, "sha256": runs.sha256(path, tick)}
     total = f"{len(model.files)} files, {sum(file['bytes'] for file in model.files.values()) / 1e6:,.1f} MB"
     if model.merged:
         return f"{total}; a merged model has no {runs.MARKER} to compare with"
