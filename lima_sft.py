@@ -39,7 +39,7 @@ def main(argv):
     shape, load = batches.lay_out(args, lengths, costs, here.ranks)
     identity = resuming.identity(args, data, here)
     each, _, total = plan.steps(len(encoded.rows), args)
-    if found and resuming.finished(found[0], identity, each, total):
+    if found and resuming.finished(found[0], identity, args.keep_epochs, each, total):
         return
     heldout = load_heldout(args, tokenizer)
     data.notes += contamination(args, data.rows)

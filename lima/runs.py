@@ -54,8 +54,18 @@ def parse_epochs(text):
 
 def checkpoints(run):
     """The run's complete checkpoints, oldest first."""
-    found = [p for p in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    return sorted((p for p in found if marker(p)), key=lambda p: int(p.name.split("-")[1]))
+    return [folder for folder in checkpoint_folders(run) if marker(folder)]
+
+
+def checkpoint_folders(run):
+    """Folders with a checkpoint's name, complete or not, oldest first."""
+    found = [path for path in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(folder):
+    """The step that a checkpoint's name gives."""
+    return int(folder.name.split("-")[1])
 
 
 def marker(checkpoint):

@@ -155,13 +155,12 @@ def test_what_does_not_shape_the_weights_may_differ(tmp_path):
         "recipe": {**IDENTITY["recipe"], "run_name": "other", "tokens_per_device": 1, "report_to": "none"},
     }
     resuming.check_same(checkpoint, now)
-    assert resuming.finished(checkpoint, now, 3, 4) is False
+    assert resuming.finished(checkpoint, now, "all", 3, 4) is False
 
 
 def test_a_run_at_its_last_step_is_finished_and_cleared_up(run, capsys):
     (run / "saving").mkdir()
-    now = {**IDENTITY, "recipe": {**IDENTITY["recipe"], "keep_epochs": "2"}}
-    assert resuming.finished(run / "checkpoint-9", now, 3, 9) is True
+    assert resuming.finished(run / "checkpoint-9", IDENTITY, "2", 3, 9) is True
     assert "is finished: 9 of 9 steps" in capsys.readouterr().out
     left = {path.name: len(list(path.iterdir())) for path in run.iterdir()}
     assert left == {"checkpoint-6": len(WEIGHTS) + 1, "checkpoint-9": len(WEIGHTS) + len(STATE) + 1}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def wanted(recipe):
         return [], []
     if recipe.resume == "never":
         raise UserError(f"{_holds(run, standing)}; continue it with --resume auto, {OTHERWISE}")
-    problems = {folder: _incomplete(folder) for folder in _found(run)}
+    problems = {folder: _incomplete(folder) for folder in reversed(runs.checkpoint_folders(run))}
     found = [folder for folder, problem in problems.items() if not problem and checkpoints.state_files(folder)]
     if not found and None in problems.values():
         raise UserError(f"{_holds(run, standing)}, none of them with the optimiser's state; {OTHERWISE}")
@@ -109,7 +108,7 @@ def identity(recipe, data, here):
     return json.loads(json.dumps({"ranks": here.ranks, "recipe": recipe.given, "dataset": data.fingerprint}))
 
 
-def finished(newest, identity, steps, total):
+def finished(newest, identity, keep_epochs, steps, total):
     """Whether a run's newest checkpoint is that of its last step; if so, says it and clears up as the run's end would have.
 
     `steps`: an epoch's. Raises `UserError` as `check_same` does.
@@ -120,7 +119,7 @@ def finished(newest, identity, steps, total):
         return False
     if ranks.place()[0] == 0:
         _sweep(run)
-        checkpoints.thin(run, identity["recipe"].get("keep_epochs", "all"), steps, newest=1)
+        checkpoints.thin(run, keep_epochs, steps, newest=1)
         print(f"\n{run} is finished: {step} of {total} steps; {OTHERWISE}")
     return True
 
@@ -157,18 +156,12 @@ def _sweep(output_dir):
 
 def _set_aside(run, chosen):
     """Moves what is newer than the checkpoint that a run goes on from to `checkpoint-N.passed-over`."""
-    for folder in _found(run):
-        if chosen is None or chosen.resolve().parent != folder.resolve().parent or _step(folder) > _step(chosen):
+    for folder in runs.checkpoint_folders(run):
+        if (
+            chosen is None
+            or chosen.resolve().parent != folder.resolve().parent
+            or runs.step_of(folder) > runs.step_of(chosen)
+        ):
             aside = folder.with_name(f"{folder.name}.passed-over")
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(folder, aside)
-
-
-def _found(run):
-    """Folders with a checkpoint's name, whole or not, newest first."""
-    found = [path for path in Path(run).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=_step, reverse=True)
-
-
-def _step(folder):
-    return int(folder.name.split("-")[1])
