@@ -79,7 +79,6 @@ def train(args, tokenizer, rows, heldout, dealt, here, record, identity, former)
     from trl import ModelConfig, SFTConfig
 
     from lima.train import (
-        checkpoints,
         dropout,
         gloo,
         malloc,
@@ -131,7 +130,6 @@ def train(args, tokenizer, rows, heldout, dealt, here, record, identity, former)
         eval_dataset=Dataset.from_list(heldout) if heldout else None,
         callbacks=[
             tracking.Metrics(args.output_dir, dealt, here.gpu),
-            checkpoints.KeepEpochs(args.keep_epochs, dealt.steps()),
             pushing.PushEachEpoch(args.push_each_epoch, args.keep_epochs, dealt.steps()),
             malloc.GiveBack(),
             *([] if args.save_only_model else [stop]),

@@ -10,8 +10,6 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from transformers import TrainerCallback
-
 from lima import runs
 from lima.train import ranks
 
@@ -114,17 +112,6 @@ def _remove(folder):
     saving.mkdir()
     os.replace(folder, saving / folder.name)
     shutil.rmtree(saving)
-
-
-class KeepEpochs(TrainerCallback):
-    """Thins the run's checkpoints at its end; before each save, `trainer.py` does."""
-
-    def __init__(self, keep_epochs, steps_per_epoch):
-        self.keep_epochs, self.steps = keep_epochs, steps_per_epoch
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            thin(args.output_dir, self.keep_epochs, self.steps, newest=1)
 
 
 def kept(epochs, keep_epochs):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lima import UserError
-from lima.train import fake, gpus, zero
+from lima.train import checkpoints, fake, gpus, zero
 
 SHAPES = Path(__file__).with_name("shapes.json")
 GB = 1e9
@@ -273,8 +273,6 @@ def host_need(recipe, config, need, ranks, nodes):
 
 def disk_need(recipe, count, epochs):
     """Bytes that the run's checkpoints take at their most: kept weights, and two full ones while one replaces another."""
-    from lima.train import checkpoints  # and transformers' Trainer with it, which `--help` can do without
-
     weight = count * (2 if recipe.deepspeed or recipe.dtype in ("bfloat16", "float16") else 4)
     if recipe.use_peft:
         return 0.05 * weight * epochs

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 from lima import UserError, exit_codes
-from lima.train import memory
+from lima.train import checkpoints, memory
 from lima.train.memory import GB, disk_need
 
 
@@ -50,7 +50,7 @@ def lines(recipe, data, encoded, shape, load, here, model):
 
     `shape`, `load`: what `batches.lay_out` made of the run; `model`: what `memory.check_fit` found.
     """
-    from lima.train import checkpoints, dropout
+    from lima.train import dropout
 
     config, count, need = model
     each, last, total = steps(len(encoded.rows), recipe)

@@ -40,10 +40,18 @@ class ExactTrainer(SFTTrainer):
             zero.defaults = zero.optimizer.defaults
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def train(self, *args, **kwargs):
+        out = super().train(*args, **kwargs)
+        self._thin()
+        return out
+
+    def _thin(self):
+        if self.is_world_process_zero():
+            checkpoints.thin(self.args.output_dir, self.keep_epochs, self.batches.steps(), newest=1)
+
     def _save_checkpoint(self, model, trial):
+        self._thin()
         output_dir, state = self.args.output_dir, self.state
-        if state.is_world_process_zero:
-            checkpoints.thin(output_dir, self.keep_epochs, self.batches.steps(), newest=1)
         self.args.output_dir = str(checkpoints.saving_folder(output_dir))  # where the Trainer's own saving writes
         plain = super()._save_checkpoint
 
@@ -56,9 +64,8 @@ class ExactTrainer(SFTTrainer):
             with runs.full_disk_said(output_dir):
                 checkpoints.save(output_dir, state.global_step, state.epoch, self.identity, write)
         except BaseException:
-            shutil.rmtree(
-                self.args.output_dir, ignore_errors=True
-            )  # half a checkpoint is of no use, and fills the disk
+            # half a checkpoint is of no use, and fills the disk
+            shutil.rmtree(self.args.output_dir, ignore_errors=True)
             raise
         finally:
             self.args.output_dir = output_dir
