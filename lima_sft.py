@@ -5,7 +5,6 @@
 python lima_sft.py --config recipes/quickstart.yaml [--key value …]     (--help for what a recipe can say)
 """
 
-import os
 import sys
 import time
 import warnings
@@ -50,7 +49,7 @@ def main(argv):
     if args.dry_run:
         return
     fetch.weights(args)
-    dealt = batches.ExactBatches(lengths, costs, shape, int(os.environ.get("RANK", 0)), args.seed)
+    dealt = batches.ExactBatches(lengths, costs, shape, ranks.place()[0], args.seed)
     record = tracking.record(args, data, encoded, shape, here, lines)
     with runs.training(args.output_dir):
         train(args, tokenizer, encoded.rows, heldout, dealt, here, record, identity, (found, notes))
@@ -179,7 +178,7 @@ def load_model(args, config):
 
 
 def here_is_first():
-    return os.environ.get("RANK", "0") == "0"
+    return ranks.place()[0] == 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ FLAGS = ["--eval_on_start", "false", "--report_to", "none", "--heldout", "None",
 
 # The trainer, with the anonymous memory of each rank sampled while it loads the model.
 WATCHED = """
-import json, re, sys, threading
+import json, os, re, sys, threading
 sys.path.insert(0, {root!r})
 import lima_sft
 
@@ -44,7 +44,7 @@ def load_model(*args, load=lima_sft.load_model):
     done.set()
     watcher.join()
     numbers = dict(peak=peak[0] - before, after=anonymous() - before)
-    open({out!r} + "/memory-" + lima_sft.os.environ["RANK"], "w").write(json.dumps(numbers))
+    open({out!r} + "/memory-" + os.environ["RANK"], "w").write(json.dumps(numbers))
     return model
 
 lima_sft.load_model = load_model

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from huggingface_hub import constants
 
 from lima import UserError, hub
-from lima.train import base
+from lima.train import base, ranks
 
 PATIENCE = timedelta(days=7)  # the launcher stops those who wait when a rank fails
 DEEPER = ["*/*"]  # a repository's sub-folders: other formats, earlier checkpoints
@@ -70,7 +70,7 @@ def _weights(recipe):
             sizes = _sizes(name, folder)
             size = sum(sizes[file] for file in missing) if sizes else None
             _check_room(name, size or 0)
-            shown = os.environ.get("RANK", "0") == "0" and not recipe.disable_tqdm
+            shown = ranks.place()[0] == 0 and not recipe.disable_tqdm
             bar = _bar(f"downloading {name}", size, shown)
             snapshot_download(name, revision=folder.name, allow_patterns=missing, tqdm_class=bar)
     try:
@@ -130,15 +130,15 @@ def _once_a_node(stage, fetch):
 
     `fetch` returns a commit. Raises `UserError` where nodes got different ones.
     """
-    ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    rank, count = ranks.place()
     first = rank - int(os.environ.get("LOCAL_RANK", 0))
     commit = fetch() if rank == first else None
-    if ranks == 1:
+    if count == 1:
         return
     store = _store()
     commit = commit or store.get(f"lima/{stage}/{first}").decode()
     store.set(f"lima/{stage}/{rank}", commit)
-    for other in range(ranks):
+    for other in range(count):
         theirs = store.get(f"lima/{stage}/{other}").decode()
         if theirs != commit:
             raise UserError(

@@ -87,23 +87,17 @@ def run_all(place, args, words):
 
 
 def _pass_on_signals(place):
-    """Has the first host's launcher told to save and stop when this one is; returns the list of signals that came."""
-    told = []
+    """Has the first host's launcher told to save and stop when this one is; see `ranks.when_told_to_stop`."""
+    # not the ssh that started it, if it is this host
+    launcher = f"^{re.escape(sys.executable)} -m lima.train.launch "
+    pattern = f"{launcher}.*--node-rank 0 .*--master-port {place.master_port} "
+    tell = [*SSH, place.hosts[0], f"pkill -USR1 -f {shlex.quote(pattern)}"]
 
-    def hear(number, frame):
-        if number == signal.SIGINT and number in told:
-            raise KeyboardInterrupt
-        told.append(number)
+    def pass_on(number):
         os.write(2, b"\ntold to stop: the ranks save at the end of this step; Ctrl-C again to stop at once\n")
-        launcher = (
-            f"^{re.escape(sys.executable)} -m lima.train.launch "  # not the ssh that started it, if it is this host
-        )
-        pattern = f"{launcher}.*--node-rank 0 .*--master-port {place.master_port} "
-        subprocess.Popen([*SSH, place.hosts[0], f"pkill -USR1 -f {shlex.quote(pattern)}"], stdin=subprocess.DEVNULL)
+        subprocess.Popen(tell, stdin=subprocess.DEVNULL)
 
-    for number in ranks.STOP:
-        signal.signal(number, hear)
-    return told
+    return ranks.when_told_to_stop(pass_on, KeyboardInterrupt())
 
 
 def _wait(started):

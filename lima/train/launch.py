@@ -136,29 +136,20 @@ def run_node(place, args, words):
 
 
 def _pass_on_signals():
-    """From now on a signal that asks this launcher to stop asks the ranks to save and stop; a second Ctrl-C stops at once.
+    """A signal that asks this launcher to stop asks the ranks to save and stop; see `ranks.when_told_to_stop`.
 
-    Returns the list of those that came. Torchrun alone would stop the ranks within seconds, amid a save.
+    Torchrun alone would stop the ranks within seconds, amid a save.
     """
     import psutil
     from torch.distributed.elastic.multiprocessing import SignalException
 
-    told = []
-
-    def hear(number, frame):
-        if number == signal.SIGINT and number in told:
-            raise SignalException("Ctrl-C again", sigval=signal.SIGINT)
-        told.append(number)
+    def pass_on(number):
         if number == signal.SIGINT:
-            print(
-                "\nCtrl-C: the ranks save at the end of this step; again to stop at once", file=sys.stderr, flush=True
-            )
+            os.write(2, b"\nCtrl-C: the ranks save at the end of this step; again to stop at once\n")
         for process in psutil.Process().children():
             process.send_signal(signal.SIGUSR1)
 
-    for number in ranks.STOP:
-        signal.signal(number, hear)
-    return told
+    return ranks.when_told_to_stop(pass_on, SignalException("Ctrl-C again", sigval=signal.SIGINT))
 
 
 def _watch(place, words):

@@ -133,6 +133,25 @@ def _stop_quietly():
     os._exit(1)
 
 
+def when_told_to_stop(pass_on, at_once):
+    """From now on calls `pass_on(number)` for each of the signals `STOP`; a second Ctrl-C raises `at_once` instead.
+
+    For a launcher; the ranks have `stopping.StopWhenTold`. Returns the list of signals that came, which goes on growing. What
+    `pass_on` says it must not print: the signal may have interrupted a print.
+    """
+    told = []
+
+    def hear(number, frame):
+        if number == signal.SIGINT and number in told:
+            raise at_once
+        told.append(number)
+        pass_on(number)
+
+    for number in STOP:
+        signal.signal(number, hear)
+    return told
+
+
 # ---- what the ranks do together --------------------------------------------------------------------------------------
 
 
