@@ -6,6 +6,7 @@ import pytest
 
 from lima.curate import filters, stackexchange
 from lima.curate.filters import Post
+from lima.curate.rules import first
 
 LONG = "The wheel turns on its bearing, and the bearing wants grease. " * 25
 
@@ -89,10 +90,10 @@ def test_length_is_measured_where_the_recipe_says(settings):
     before, after = filters.answer_rules({**settings, "length_of": "text"})
     assert (
         filters.too_short not in before
-        and filters.first(after, short_text, {**settings, "length_of": "text"})[0] == "too_short"
+        and first(after, short_text, {**settings, "length_of": "text"})[0] == "too_short"
     )
     before, after = filters.answer_rules(settings)
-    assert filters.too_short in before and filters.first(before, short_text, settings) == ("", "")
+    assert filters.too_short in before and first(before, short_text, settings) == ("", "")
 
 
 def test_gair_limas_own_answers_pass(shared, settings):

@@ -12,6 +12,7 @@ import zstandard
 
 from lima import UserError, runs
 from lima.curate import command, ledger, reddit, reddit_rules, settings
+from lima.curate.rules import first
 
 RECIPE = "recipes/data/lima-open.yaml"
 STORY = "The lighthouse had been dark for nine years when the lamp came on by itself. " * 6
@@ -100,8 +101,8 @@ OFF = [  # rule, what a post that it drops says, what one that it keeps says
 @pytest.mark.parametrize(("rule", "bad", "good"), OFF)
 def test_rules_of_submissions(rule, bad, good):
     of = reddit.DEFAULTS["writingprompts"]
-    assert reddit_rules.first(reddit_rules.WRITING, {**POST, **bad}, of)[0] == rule
-    assert reddit_rules.first(reddit_rules.WRITING, {**POST, **good}, of) == ("", "")
+    assert first(reddit_rules.WRITING, {**POST, **bad}, of)[0] == rule
+    assert first(reddit_rules.WRITING, {**POST, **good}, of) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -116,8 +117,8 @@ def test_rules_of_submissions(rule, bad, good):
 )  # fmt: skip
 def test_rules_of_questions(rule, bad, good):
     of = reddit.DEFAULTS["askreddit"]
-    assert reddit_rules.first(reddit_rules.ASK, {**QUESTION, "title": bad}, of)[0] == rule
-    assert reddit_rules.first(reddit_rules.ASK, {**QUESTION, "title": good}, of) == ("", "")
+    assert first(reddit_rules.ASK, {**QUESTION, "title": bad}, of)[0] == rule
+    assert first(reddit_rules.ASK, {**QUESTION, "title": good}, of) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -136,8 +137,8 @@ def test_rules_of_questions(rule, bad, good):
 )  # fmt: skip
 def test_rules_of_responses(rule, bad, good):
     of = reddit.DEFAULTS["writingprompts"]["response"]
-    assert reddit_rules.first(reddit_rules.COMMENT, {**ANSWER, **bad}, of)[0] == rule
-    assert reddit_rules.first(reddit_rules.COMMENT, {**ANSWER, **good}, of) == ("", "")
+    assert first(reddit_rules.COMMENT, {**ANSWER, **bad}, of)[0] == rule
+    assert first(reddit_rules.COMMENT, {**ANSWER, **good}, of) == ("", "")
 
 
 @pytest.mark.parametrize(

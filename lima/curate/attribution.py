@@ -31,6 +31,11 @@ def licence(row):
     created = row["created"] or ""
     if not re.match(r"\d{4}-\d\d-\d\d", created):
         return "CC BY-SA"
+    return by_sa(created)
+
+
+def by_sa(created):
+    """Stack Exchange's licence of a post of that day, an ISO date or time."""
     return f"CC BY-SA {next(version for since, version in SINCE if created >= since)}"
 
 

@@ -93,15 +93,6 @@ ANSWER_HTML = (answer_score, too_short, too_long)  # cheap: before clean-up
 ANSWER_TEXT = (too_short, too_long, first_person, reference)
 
 
-def first(rules, post, settings):
-    """The name of the first of `rules` that drops `post`, and what it found; ("", "") if none does."""
-    for rule in rules:
-        found = rule(post, settings)
-        if found:
-            return rule.__name__, found
-    return "", ""
-
-
 def answer_rules(settings):
     """The rules for the HTML as it is, and those for the clean text: length belongs to one of them, by `length_of`."""
     length = {too_short, too_long}

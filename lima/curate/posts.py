@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lima import UserError
-from lima.curate import archives
+from lima.curate import archives, attribution
 
 GROUPS = ("stem", "other", "niche")
 DOT_COM = ("stackoverflow", "serverfault", "superuser", "askubuntu", "stackapps")
@@ -98,10 +98,7 @@ def group(site, sites):
 
 def license_of(row):
     """The licence of a post: what its row says, or what its date says."""
-    stated, created = row.get("ContentLicense"), row.get("CreationDate", "")
-    if stated:
-        return stated
-    return f"CC BY-SA {'2.5' if created < '2011-04-08' else '3.0' if created < '2018-05-02' else '4.0'}"
+    return row.get("ContentLicense") or attribution.by_sa(row.get("CreationDate", ""))
 
 
 class _Meter:

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 
 from lima import UserError, exit_codes
 from lima.curate import command, reddit_rules
+from lima.curate.rules import first
 from lima.curate.settings import check_keys
 
 SUFFIXES = (".zst", ".ndjson", ".jsonl", ".json")
@@ -102,9 +103,7 @@ def choose(step, files, settings, sources, tick):
             rule, detail = trouble or _lacks(post, NEEDED)
             if not rule:
                 name = sources.get(group.lower())
-                rule, detail = (
-                    reddit_rules.first(rules[name], post, settings[name]) if name else ("other_subreddit", "")
-                )
+                rule, detail = first(rules[name], post, settings[name]) if name else ("other_subreddit", "")
             if not rule and post["id"] in seen:
                 rule = "repeated"
             if rule:
@@ -156,7 +155,7 @@ def _unfit(comment, former, settings):
         return "reply", "not an answer to the prompt itself"
     if former is not None and former["id"] == comment["id"]:
         return "repeated", ""
-    return reddit_rules.first(reddit_rules.COMMENT, comment, settings)
+    return first(reddit_rules.COMMENT, comment, settings)
 
 
 def candidate(source, post, response):

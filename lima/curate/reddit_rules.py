@@ -111,14 +111,6 @@ ASK = (*ALWAYS, meta, has_body, no_question, not_standalone, prompt_length, unpo
 COMMENT = (removed, deleted, stickied, bot, too_short, too_long, about_itself, unpopular)
 
 
-def first(rules, post, settings):
-    """`(rule's name, what it found)` of the first rule that drops the post; ("", "") if none does."""
-    for rule in rules:
-        if found := rule(post, settings):
-            return rule.__name__, found
-    return "", ""
-
-
 def prompt(title):
     """A title as a prompt: entities decoded once, tags such as [WP] and [Serious] gone."""
     text = " ".join(html.unescape(title).replace("\u200b", "").split())

@@ -9,6 +9,7 @@ from array import array
 
 from lima import UserError
 from lima.curate import archives, filters, ledger, posts, text
+from lima.curate.rules import first
 from lima.curate.store import Rows, Sample, luck, opened
 
 MOST_ID = 400_000_000  # `seen` has a byte for every id; Stack Overflow is at a fifth of this
@@ -124,7 +125,7 @@ class Pass:
             if row.get("AnswerCount", "0") == "0" or not self.sample.take(id):
                 rule = "not_sampled"
         elif score < self.settings["question_min_score"]:  # the rule is called to say why: most questions pass it
-            rule, found = filters.first(filters.QUESTION, filters.Post(score, html, title), self.settings)
+            rule, found = first(filters.QUESTION, filters.Post(score, html, title), self.settings)
         if rule:
             self.drop(name, self.site, rule, found, title)
             return DROPPED
@@ -139,7 +140,7 @@ class Pass:
             self.drop(name, self.site, "not_sampled", "", html)
         else:
             if not self.sample:
-                rule, found = filters.first(self.early, filters.Post(score, html), self.settings)
+                rule, found = first(self.early, filters.Post(score, html), self.settings)
             html = html[: ledger.EXCERPT] if rule else html
             who = (row.get("OwnerUserId"), row.get("OwnerDisplayName"))
             created, license = row.get("CreationDate", "")[:10], posts.license_of(row)
@@ -202,7 +203,7 @@ class _Judge:
         if self.settings["unfiltered"]:
             return "", ""
         _, score, title, html, *_ = question
-        return filters.first(filters.QUESTION_TEXT, filters.Post(score, html, title), self.settings)
+        return first(filters.QUESTION_TEXT, filters.Post(score, html, title), self.settings)
 
     def keep(self, question, answer):
         """Keeps the pair, or returns the rule that drops it and what it found."""
@@ -219,7 +220,7 @@ class _Judge:
         if not said or not prompt:
             return "empty", "nothing is left of the answer" if prompt else "nothing is left of the question"
         if not settings["unfiltered"]:
-            rule, found = filters.first(self.late, filters.Post(score, html, title, said), settings)
+            rule, found = first(self.late, filters.Post(score, html, title, said), settings)
             if rule:
                 return rule, found
         author = f"{self.author(user, name)}; question by {self.author(asker, asker_name)}"

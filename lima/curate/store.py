@@ -1,12 +1,12 @@
 """Where a site's posts lie between the pass that reads them and the rules that judge them: a temporary SQLite file, written
 in batches and never committed; and the sample of the arm without rules."""
 
-import hashlib
 import heapq
 import sqlite3
 from contextlib import closing, contextmanager
 
 from lima import UserError
+from lima.curate.sampling import key_of
 
 QUESTIONS = "id integer primary key, score, title, html, user, name"
 ANSWERS = "id integer primary key, parent, score, rule, found, html, user, name, created, license"
@@ -69,4 +69,4 @@ class Sample:
 
 def luck(seed, id):
     """A number below 2^62 that follows from the seed and the id alone."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{id}".encode(), digest_size=8).digest(), "big") >> 2
+    return key_of(seed, id) >> 2
