@@ -13,7 +13,6 @@ os.environ.update(
 
 import pytest
 import torch
-from filelock import FileLock
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 import lima_sft
@@ -49,9 +48,7 @@ def shared():
 @pytest.fixture(scope="session")
 def smollm2():
     """The prepared embedded base, as `make base-quickstart` makes it; pytest's workers share it."""
-    (ROOT / "bases").mkdir(exist_ok=True)
-    with FileLock(ROOT / "bases/.tests.lock"):
-        base.prepare(EMBEDDED, ROOT / "bases/smollm2-135m")
+    base.prepare(EMBEDDED, ROOT / "bases/smollm2-135m")
     return ROOT / "bases/smollm2-135m"
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -565,7 +567,17 @@ base.prepare("{source}", "{target}")
     assert {path.name for path in target.glob("*.safetensors")} == {path.name for path in source.glob("*.safetensors")}
     _, report = AutoModelForCausalLM.from_pretrained(target, output_loading_info=True)
     assert not any(report.values())
-    assert {path.name for path in target.parent.iterdir()} == {"source", "target"}
+    assert {path.name for path in target.parent.glob("[!.]*")} == {"source", "target"}
+
+
+def test_processes_that_make_the_same_base_wait_for_the_first(copied):
+    source, target = copied
+    command = [sys.executable, "-c", f"from lima.train import base; base.prepare({str(source)!r}, {str(target)!r})"]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert json.loads((target / base.RECORD).read_text())["source"] == str(source)
+    assert {path.name for path in target.parent.glob("[!.]*")} == {"source", "target"}
 
 
 @pytest.mark.parametrize("moment", ["save_file", "link", "replace"])
@@ -585,7 +597,7 @@ def test_whenever_it_is_interrupted_the_target_is_whole_or_absent(moment, sharde
     assert not target.exists()
     base.prepare(sharded, target)
     assert weights(target)[TABLE].shape == (49154, 32)
-    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["target"]
 
 
 # ---- what it refuses ------------------------------------------------------------------------------------------------

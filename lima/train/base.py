@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -30,7 +31,8 @@ def prepare(source, target, eot_token="<|eot|>", pad_token="<|pad|>", eot_init="
     """Writes the prepared base to `target`, a folder that loads with `from_pretrained`, and returns its record.
 
     `source`: a folder, a Hub id, or PACKAGE:FILE.gguf. Memory stays near the largest rewritten shard. Complete or absent:
-    it is written to `target.partial` and renamed. A `target` made from the same settings is left as it is.
+    it is written to `target.partial` and renamed. A `target` made from the same settings is left as it is; one that another
+    process is making is waited for.
     """
     target = Path(target)
     settings = {
@@ -40,6 +42,15 @@ def prepare(source, target, eot_token="<|eot|>", pad_token="<|pad|>", eot_init="
         "padding_token": pad_token,
         "eot_init": eot_init,
     }
+    if record := _standing(target, settings):
+        return record
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        return _standing(target, settings) or _made(target, settings)
+
+
+def _standing(target, settings):
+    """The record of a base that was made from the same settings, or None where `target` is free."""
     if (target / RECORD).exists():
         record = json.loads((target / RECORD).read_text())
         if {key: record.get(key) for key in settings} != settings:
@@ -50,13 +61,18 @@ def prepare(source, target, eot_token="<|eot|>", pad_token="<|pad|>", eot_init="
         raise UserError(
             f"{target}: exists, but was not made by `make base-NAME`; move it away, or set another model_name_or_path"
         )
+    return None
+
+
+def _made(target, settings):
+    """Makes the base, beside `target` first; returns its record."""
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    folder = _fetch(source, revision, partial)
+    partial.mkdir()
+    folder = _fetch(settings["source"], settings["revision"], partial)
     shards = _shards(folder)
-    tokenizer, base_eos, new = _tokenizer(folder, eot_token, pad_token)
-    rows = _rewrite(folder, partial, shards, tokenizer, new, base_eos, eot_init)
+    tokenizer, base_eos, new = _tokenizer(folder, settings["eot_token"], settings["padding_token"])
+    rows = _rewrite(folder, partial, shards, tokenizer, new, base_eos, settings["eot_init"])
     _configs(folder, partial, tokenizer, base_eos, rows["vocab_size"])
     record = {**settings, "eot_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id, "new_tokens": new, **rows}
     runs.write_text(partial / RECORD, json.dumps(record, indent=1))
