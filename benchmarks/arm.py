@@ -1,8 +1,8 @@
 """One training of `make bench`, in a process of its own: `trl CONFIG.yaml` or `ours FLAGS …`
 (`ours-malloc`: without our settings of the allocator).
 
-`trl` is the program behind the `trl sft` command, as installed. Prints one line, `ARM {…}`: seconds of every step, losses
-and peak memory.
+`trl` is the program behind the `trl sft` command, as installed. Prints one line, `ARM {…}`: seconds of every step, losses,
+peak memory and, of ours on a GPU, MFU in percent.
 """
 
 import json
@@ -10,9 +10,12 @@ import resource
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import transformers
+
+from lima import runs
 
 
 class Stamp(transformers.TrainerCallback):
@@ -32,8 +35,15 @@ class Stamp(transformers.TrainerCallback):
             "seconds": [after - before for before, after in pairwise(self.times)],
             "losses": [row["loss"] for row in state.log_history if "loss" in row],
             "memory": memory or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "mfu": [row["mfu"] for row in metrics(args.output_dir) if "mfu" in row],
         }
         print("ARM " + json.dumps(seen), flush=True)
+
+
+def metrics(folder):
+    """The rows that our runs keep beside their checkpoints; none for TRL's."""
+    file = Path(folder) / "metrics.jsonl"
+    return runs.read_jsonl(file) if file.exists() else []
 
 
 def main(kind, *words):

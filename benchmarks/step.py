@@ -71,7 +71,8 @@ def model_folder(name, work):
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     config = LlamaConfig(**SIZES[name], vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
     torch.set_default_dtype(torch.bfloat16)
-    LlamaForCausalLM(config).save_pretrained(work / name)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # 7B takes minutes on a CPU
+        LlamaForCausalLM(config).save_pretrained(work / name)
     torch.set_default_dtype(torch.float32)
     tokenizer.save_pretrained(work / name)
     return work / name
@@ -161,16 +162,17 @@ def table(results, options):
     first = statistics.median(step for seen in next(iter(results.values())) for step in seen["seconds"][1:])
     memory = max(seen["memory"] for seen in next(iter(results.values())))
     lines = [
-        "| arm | s a step, median (min–max) | steps/s against the first | peak memory, GB | against the first | losses |",
-        "|---|---:|---:|---:|---:|---|",
+        "| arm | s a step, median (min–max) | steps/s against the first | MFU | peak memory, GB | against the first | losses |",
+        "|---|---:|---:|---:|---:|---:|---|",
     ]
     for name, rounds in results.items():
         seconds = [step for seen in rounds for step in seen["seconds"][1:]]
         middle, peak = statistics.median(seconds), max(seen["memory"] for seen in rounds)
+        mfu = [share for seen in rounds for share in seen["mfu"][1:]]
         losses = " ".join(f"{loss:.3f}" for loss in rounds[0]["losses"])
         lines.append(
             f"| {name} | {middle:.2f} ({min(seconds):.2f}–{max(seconds):.2f}) | {first / middle:.2f}× | "
-            f"{peak / 1e9:.2f} | {peak / memory:.2f}× | {losses} |"
+            f"{f'{statistics.median(mfu):.0f} %' if mfu else '–'} | {peak / 1e9:.2f} | {peak / memory:.2f}× | {losses} |"
         )
     return "\n".join(lines)
 

@@ -273,6 +273,8 @@ def host_need(recipe, config, need, ranks, nodes):
 
 def disk_need(recipe, count, epochs):
     """Bytes that the run's checkpoints take at their most: kept weights, and two full ones while one replaces another."""
+    if recipe.save_strategy == "no":
+        return 0
     weight = count * (2 if recipe.deepspeed or recipe.dtype in ("bfloat16", "float16") else 4)
     if recipe.use_peft:
         return 0.05 * weight * epochs
