@@ -37,6 +37,15 @@ def in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """On a busy machine two wait for each other far longer than small models compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """Real data for development, beside the repo; never part of it."""

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from conftest import run
+from conftest import ROOT, run
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks import memory as bench
@@ -123,6 +123,22 @@ def test_what_lies_beyond_10_percent_is_named_and_the_exit_code_1(
     out = capsys.readouterr().out
     assert said in out and "does not fit: left out" in out and "| 7b |" not in out
     assert out.strip().endswith("1 of 1 within 10%" if code == 0 else "0 of 1 within 10%; not: 1b QLoRA")
+
+
+def test_the_plan_still_says_what_an_h200_measured(smollm2):
+    """docs/scale.md's table: planned as planned now, and within 3 % of what the GPU counted."""
+    told = {}
+    for line in (ROOT / "docs/scale.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and cells[1] in ("kept", "recomputed"):
+            for shape, planned, measured in zip(("1b", "3b", "7b"), cells[2::2], cells[3::2], strict=True):
+                told[shape, f"{cells[0]}, layers {cells[1]}"] = (planned, measured)
+    assert len(told) == 18
+    for row in bench.cases(bench.arguments([]), memory.Machine(1, "NVIDIA H200", 150_000_000_000)):
+        planned, measured = told[row["shape"], row["setting"]]
+        if planned != "–":
+            assert planned == f"{row['predicted'] / 1e9:.2f}", row
+            assert row["predicted"] / 1e9 == pytest.approx(float(measured), rel=0.03), row
 
 
 @pytest.mark.slow

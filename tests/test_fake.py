@@ -18,17 +18,10 @@ from trl.trainer.utils import add_fused_lm_head
 
 from lima.train import dropout, fake, varlen
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 IN_FULL = ("embed_tokens", "lm_head")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On a busy machine two wait for each other far longer than these small models compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def llama(layers, width=128, vocabulary=64, kv_heads=4):

@@ -15,6 +15,8 @@ from lima import UserError, recipe
 from lima.train import dropout, fake, memory, varlen
 from lima.train.memory import Machine
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PUBLISHED = {  # parameters, as counted from the released weights
     "7b": 6_738_415_616,
     "13b": 13_015_864_320,
@@ -26,15 +28,6 @@ PUBLISHED = {  # parameters, as counted from the released weights
 }
 SIZED = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "lima")
 H100 = 81_090 * 2**20  # what PyTorch reports as the total memory of an "80 GB" one
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On a busy machine two wait for each other far longer than these small models compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def load(name, *flags):
@@ -89,6 +82,24 @@ def test_only_zero3_shares_the_model_states_over_ranks():
     for flags, shared in ((["--deepspeed", "ds_configs/zero3.json"], True), (["--deepspeed", "None"], False)):
         two, eight = (sum(states(*flags, ranks=ranks)[0].values()) for ranks in (2, 8))
         assert two - eight == pytest.approx(16 * PUBLISHED["7b"] * (1 / 2 - 1 / 8) if shared else 0)
+
+
+def test_a_paged_optimiser_is_the_hosts():
+    config = memory.base_config(load("7b-qlora"))
+    kept, nothing = memory.model_states(load("7b-qlora", "--optim", "adamw_8bit"), config, 1)
+    held, paged = memory.model_states(load("7b-qlora"), config, 1)
+    assert held == {**kept, "optimiser": 0} and paged == kept["optimiser"] > 1e9 and nothing == 0
+    assert memory.needed(load("7b-qlora"), config, 2).offloaded == 2 * paged
+
+
+def test_one_rank_gathers_nothing():
+    config = memory.base_config(load("7b"))
+    one, two = (memory.needed(load("7b"), config, ranks).passing["gathered layers"] for ranks in (1, 2))
+    assert one == 0 and two > 2e9  # DeepSpeed keeps a billion parameters in use by default
+
+
+def test_runs_that_write_no_checkpoint_ask_no_disk():
+    assert memory.disk_need(load("7b", "--save_strategy", "no"), PUBLISHED["7b"], 15) == 0
 
 
 def test_offloading_leaves_no_states_on_a_gpu():

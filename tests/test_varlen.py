@@ -36,13 +36,8 @@ LENGTHS = [5, 24, 1, 2, 17]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def registered():
-    """And one thread: on a busy machine two wait for each other far longer than these small models compute."""
+def registered(one_thread):
     varlen.register()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def examples(lengths=LENGTHS, seed=3):

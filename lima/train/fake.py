@@ -199,17 +199,28 @@ def _answer_as_asked(model):
 
 @contextlib.contextmanager
 def _stand_ins(gpu):
-    """What takes the place of kernels: attention within one example; on a GPU, the loss's Triton kernels, which work in place."""
+    """What takes the place of kernels: attention within one example; on a GPU, the loss's Triton kernels, which work in place,
+    and dropout, whose kernel keeps a byte an element."""
+    import torch
     from transformers import AttentionInterface, AttentionMaskInterface
     from trl.kernels import chunked_logprob
 
     AttentionInterface.register("one_example", functools.partial(_attention, gpu))
     AttentionMaskInterface.register("one_example", lambda *args, **kwargs: None)
     in_place = {name: lambda *args, **kwargs: None for name in ("_forward_tile", "_backward_tile", "_addmm_fp32")}
-    kernels = mock.patch.multiple(chunked_logprob, **in_place) if gpu else contextlib.nullcontext()
-    with kernels, warnings.catch_warnings():  # of names that transformers 6 changes, and of fake tensors without data
-        warnings.simplefilter("ignore")
+    with contextlib.ExitStack() as stack:
+        if gpu:
+            stack.enter_context(mock.patch.multiple(chunked_logprob, **in_place))
+            stack.enter_context(mock.patch.object(torch.nn.functional, "dropout", _dropout))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # of names that transformers 6 changes, and of fake tensors without data
         yield
+
+
+def _dropout(states, p=0.5, training=True, inplace=False):
+    import torch
+
+    return torch.native_dropout(states, p, training)[0]
 
 
 def _attention(gpu, module, query, key, value, mask, **kwargs):

@@ -205,10 +205,12 @@ def table(args, config, found, unit):
         "buffers": "gradients on their way between ranks" if ranks > 1 or ds else "" if unit == "GPU" else "PyTorch's own",
         "activations": f"{args.tokens_per_device:,} tokens, layers {'recomputed' if args.gradient_checkpointing else 'kept'}",
         "loss and temporaries": "a tile of logits, a gradient at a time",
-        "gathered layers": "bf16 weights in use" if ds and ds.half else "weights in use",
+        "gathered layers": f"{half} weights in use" if ranks > 1 else "one rank holds them whole",
     }  # fmt: skip
     if ds and ds.offload_optimizer:
         said["gradients"] = said["optimiser"] = "in host memory"
+    elif need.offloaded:
+        said["optimiser"] += f": {need.offloaded / ranks / GB:.1f}, on the host where room is short"
     if ds and ds.offload_param:
         said["weights"] = "in host memory"
     sizes = {**need.states, "buffers": need.buffers, **need.passing}

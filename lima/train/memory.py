@@ -146,7 +146,8 @@ def model_states(recipe, config, ranks):
         optimiser += (8 - EIGHT_BIT) * config.vocab_size * config.hidden_size  # the Trainer keeps embeddings' in fp32
     parts = {"weights": weights, "gradients": gradient * learnt, "optimiser": optimiser}
     if not ds:
-        return parts, 0
+        paged = optimiser if "paged" in str(recipe.optim) else 0  # CUDA moves it to the host where room is short
+        return {**parts, "optimiser": optimiser - paged}, paged * ranks
     offloaded = 0
     if ds.offload_optimizer:  # with fp32 gradients beside those that accumulate
         offloaded += parts["gradients"] + parts["optimiser"] + 4 * learnt
@@ -185,13 +186,13 @@ def needed(recipe, config, ranks, gpu=True):
         )  # one layer's weight, dequantised
     if not ds:
         extra = 0 if gpu else LIBRARIES
-        return Need(
-            states, (states["gradients"] if ranks > 1 else 0) + extra, passing, 0, 0
-        )  # DDP's buckets copy gradients
+        buckets = states["gradients"] if ranks > 1 else 0  # DDP's copy gradients
+        return Need(states, buckets + extra, passing, 0, offloaded)
     width, largest = (2 if ds.half else 4), _ends(config)[0]
     learnt = trained(recipe, config)
     if ds.stage == 3:
-        passing["gathered layers"] = width * min(count, max(ds.live, largest) + ds.prefetch_bucket)
+        gathered = min(count, max(ds.live, largest) + ds.prefetch_bucket)
+        passing["gathered layers"] = width * gathered if ranks > 1 else 0  # one rank holds them whole
         bucket = max(min(ds.reduce_bucket, learnt), min(largest, learnt))
         buffers = width * (ds.reduce_bucket + 2 * bucket)  # the bucket, and the reduce-scatter's input and output
         group = min(ds.sub_group, learnt / ranks)
