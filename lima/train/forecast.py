@@ -210,7 +210,7 @@ def table(args, config, found, unit):
     if ds and ds.offload_optimizer:
         said["gradients"] = said["optimiser"] = "in host memory"
     elif need.offloaded:
-        said["optimiser"] += f": {need.offloaded / ranks / GB:.1f}, on the host where room is short"
+        said["optimiser"] += f", {need.offloaded / ranks / GB:.1f} on the host"  # where room is short
     if ds and ds.offload_param:
         said["weights"] = "in host memory"
     sizes = {**need.states, "buffers": need.buffers, **need.passing}
