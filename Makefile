@@ -81,7 +81,7 @@ push: $(READY) ## RUN's verified checkpoints to HUB=org/name or dir:PATH; EPOCHS
 	@$(PY) -m lima.publish.push --run $(RUN) $(if $(HUB),--hub $(HUB)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	  $(if $(PRIVATE),--private) $(if $(FORCE),--force) $(ARGS)
 
-push-data: $(READY) ## DATASET as Parquet, with its card, to HUB=org/name or dir:PATH
+push-data: $(READY) ## DATASET (file or folder) as Parquet, with its card, to HUB=org/name or dir:PATH
 	@$(PY) -m lima.publish.data $(if $(DATASET),--dataset $(DATASET)) $(if $(HUB),--hub $(HUB)) \
 	  $(if $(PRIVATE),--private) $(if $(FORCE),--force) $(ARGS)
 

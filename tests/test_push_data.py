@@ -1,5 +1,6 @@
 """Pushing a dataset, and training on it by its id: through a real Hub protocol on this machine."""
 
+import hashlib
 import io
 import json
 import statistics
@@ -119,6 +120,17 @@ def test_every_column_goes_along_and_the_text_becomes_messages(tmp_path):
             {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]},
     ]  # fmt: skip
     assert "mine.jsonl: row 0 ended on a user turn, which was left out" in notes
+
+
+def test_a_folder_is_its_training_split_and_the_card_names_the_text_that_a_run_records(tmp_path):
+    rows = [row(number) for number in range(1, 4)]
+    file = written(tmp_path, rows, "train.jsonl")
+    revision, _ = data.collect(tmp_path)
+    assert revision.files == data.collect(file)[0].files
+    (tmp_path / "pushed.parquet").write_bytes(revision.files["train.parquet"])
+    trained_on = conversations.load(str(tmp_path / "pushed.parquet")).fingerprint
+    text = json.dumps([r["messages"] for r in rows], ensure_ascii=False, sort_keys=True)
+    assert trained_on == hashlib.sha256(text.encode()).hexdigest()[:16] and f"`{trained_on}`" in card_of(revision)[1]
 
 
 def test_the_card_counts_what_is_there(tmp_path):

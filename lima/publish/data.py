@@ -34,8 +34,9 @@ def collect(file, force=False):
 
     Raises `UserError` for rows that cannot be used, and unless `force` for one that looks as if it held an access token.
     """
-    if not Path(file).is_file():
-        raise UserError(f"{file}: no such file; give a .jsonl, .json or .parquet file")
+    file = _in_folder(file)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give a .jsonl, .json or .parquet file, or a folder with train.jsonl")
     meta, body, splits = find_card(file)
     files, tables, notes = {}, {}, []
     for config in dict.fromkeys(config for config, _ in splits):
@@ -49,15 +50,22 @@ def collect(file, force=False):
         files |= zip(here, parquet(file, here.values()), strict=True)
         tables |= here
     meta = {**meta, **_metadata(meta, tables, splits)}
-    made = "\n\n".join([front_matter(meta), _with_statistics(body, tables), mark("dataset", Path(file).stem)]) + "\n"
+    made = "\n\n".join([front_matter(meta), _with_statistics(body, tables), mark("dataset", file.stem)]) + "\n"
     files["README.md"] = made.encode()
-    beside = Path(file).with_name("ATTRIBUTION.md")  # the mix's: who wrote what, as share-alike licences ask
+    beside = file.with_name("ATTRIBUTION.md")  # the mix's: who wrote what, as share-alike licences ask
     if beside.is_file():
         files[beside.name] = beside
     rows = len(next(iter(tables.values())))
     licence = meta.get("license_name") or meta.get("license")
     notes.append(f"licence    {licence or 'none stated: give rows a `license`, or write a ' + CARD}")
-    return Revision("main", files, says=f"{Path(file).name}, {rows:,} rows"), notes
+    return Revision("main", files, says=f"{file.name}, {rows:,} rows"), notes
+
+
+def _in_folder(file):
+    """The training split of a folder such as `make curate-mix` writes; a file is itself."""
+    file = Path(file)
+    splits = [file / f"train{suffix}" for suffix in conversations.SUFFIXES] if file.is_dir() else []
+    return next((split for split in splits if split.is_file()), file)
 
 
 def find_card(file):
@@ -169,7 +177,9 @@ def _metadata(meta, tables, splits):
 
 
 def _with_statistics(body, tables):
-    made = "\n\n".join(["## Statistics", *[describe(name, rows) for name, rows in tables.items()]])
+    first = conversations.Conversations("", next(iter(tables.values())))
+    told = f"Fingerprint of the training text, as `recipe.yaml` of a run on it has it: `{first.fingerprint}`."
+    made = "\n\n".join(["## Statistics", told, *[describe(name, rows) for name, rows in tables.items()]])
     return body.replace(STATISTICS, made) if STATISTICS in body else f"{body}\n\n{made}"
 
 
@@ -220,13 +230,13 @@ def describe(name, rows):
 def main(argv):
     args = arguments().parse_args(argv)
     if not (args.dataset and args.hub):
-        raise UserError("DATASET (a .jsonl, .json or .parquet file) and HUB (org/name or dir:PATH) are both needed")
+        raise UserError("DATASET (a file, or a folder with train.jsonl) and HUB (org/name or dir:PATH) are both needed")
     flags = [f"{key}=1" for key in ("PRIVATE", "FORCE") if getattr(args, key.lower())]
     again = " ".join([f"make push-data DATASET={shlex.quote(args.dataset)} HUB={shlex.quote(args.hub)}", *flags])
     to = send.target(args.hub, "dataset", args.private, again)
     revision, notes = collect(args.dataset, args.force)
     refuse_secrets([revision])
-    known_by = mark("dataset", Path(args.dataset).stem)
+    known_by = mark("dataset", _in_folder(args.dataset).stem)
     send.push(to, [revision], known_by, args.force, lambda path: path.endswith(".parquet"), notes)
     name = args.hub if to.on_hub else str(to.path / "main/train.parquet")
     print(f"\npushed · {to.shown}\n  train on it: --dataset {name}")
@@ -234,7 +244,7 @@ def main(argv):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", help="a .jsonl, .json or .parquet file")
+    parser.add_argument("--dataset", help="a .jsonl, .json or .parquet file, or a folder with train.jsonl")
     parser.add_argument("--hub", help="org/name, or dir:PATH for the same tree in a folder")
     parser.add_argument("--private", action="store_true", help="create the repository private")
     parser.add_argument(
