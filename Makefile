@@ -1,6 +1,6 @@
 # LIMA recipes. `make help` is made from the comments behind `##`; `##@` starts a group.
 # Variables: GPUS (those of this machine), NODES, HOSTFILE, MASTER_ADDR, NODE_RANK, GPU, PRICE, DATASET, RUN=runs/NAME,
-# HUB, EPOCHS, DATA, RAW, ARGS="--learning_rate 2e-5 …"
+# HUB, EPOCHS, DATA, RAW, JUDGE, BASE_URL, PROMPTS, ARGS="--learning_rate 2e-5 …"
 
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -12,14 +12,18 @@ ARGS    ?=
 
 PY       = $(VENV)/bin/python
 READY    = $(VENV)/.requirements
+EVALUATE = $(VENV)/.requirements-evaluate
 SHARE    = $(if $(GPUS),--gpus $(GPUS)) $(if $(NODES),--nodes $(NODES))
 MEET     = $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(if $(NODE_RANK),--node-rank $(NODE_RANK)) \
            $(if $(MASTER_ADDR),--master-addr $(MASTER_ADDR)) $(if $(MASTER_PORT),--master-port $(MASTER_PORT))
 OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
+BILL     = $(if $(BASE_URL),--base_url $(BASE_URL)) $(if $(PRICE),--price $(PRICE)) $(if $(DRY_RUN),--dry_run)
+ASKED    = $(if $(PROMPTS),--prompts $(PROMPTS)) $(ARGS)
+JUDGED   = --judge "$(JUDGE)" $(BILL) $(ASKED)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart plan test test-all lint chat generate verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
+.PHONY: help setup quickstart plan test test-all lint chat generate answers judge grade select agreement signals report lm-eval verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.requirements-%
 
@@ -71,9 +75,6 @@ data-report: $(VENV)/.requirements-curate ## data/DATA/report.html: what fell wh
 chat: $(READY) ## talk to RUN in the terminal
 	@$(PY) -m lima.evaluate.chat --run $(RUN) $(ARGS)
 
-generate: $(READY) ## RUN's answers to the dev prompts, with the paper's decoding
-	@$(PY) -m lima.evaluate.generate --run $(RUN) $(ARGS)
-
 verify: $(READY) ## check RUN's checkpoints through and through; EPOCHS=5-10
 	@$(PY) -m lima.publish.verify --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
@@ -81,7 +82,7 @@ push: $(READY) ## RUN's verified checkpoints to HUB=org/name or dir:PATH; EPOCHS
 	@$(PY) -m lima.publish.push --run $(RUN) $(if $(HUB),--hub $(HUB)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	  $(if $(PRIVATE),--private) $(if $(FORCE),--force) $(ARGS)
 
-push-data: $(READY) ## DATASET (file or folder) as Parquet, with its card, to HUB=org/name or dir:PATH
+push-data: $(READY) ## DATASET (file or folder) as Parquet, with its card, to HUB=…
 	@$(PY) -m lima.publish.data $(if $(DATASET),--dataset $(DATASET)) $(if $(HUB),--hub $(HUB)) \
 	  $(if $(PRIVATE),--private) $(if $(FORCE),--force) $(ARGS)
 
@@ -94,6 +95,34 @@ sync: $(READY) ## send what W&B lacks of offline runs, or of RUN
 
 merge: $(READY) ## fold the adapter of RUN into its base: RUN/merged
 	@$(PY) -m lima.train.merge --run $(RUN) $(if $(OUT),--out $(OUT)) $(ARGS)
+
+##@ Judge it (docs/evaluation.md)
+generate: $(READY) ## RUN's answers as the paper decodes; EPOCHS=5-10 PROMPTS=test SAMPLES=5
+	@$(PY) -m lima.evaluate.generate --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SAMPLES),--samples $(SAMPLES)) $(ASKED)
+
+answers: $(EVALUATE) ## another model's answers: MODEL=name BASE_URL=http://127.0.0.1:8000/v1
+	@$(PY) -m lima.evaluate.endpoint_answers --model "$(MODEL)" $(BILL) $(ASKED)
+
+judge: $(EVALUATE) ## A=… against B=… by JUDGE=model; DRY_RUN=1 PRICE=2.5,10: the cost
+	@$(PY) -m lima.evaluate.judge --a "$(A)" --b "$(B)" $(JUDGED)
+
+grade: $(EVALUATE) ## RUN's answers by JUDGE: 1 to 6; KIND=level, KIND=safety (section 4.3)
+	@$(PY) -m lima.evaluate.rate --kind $(or $(KIND),grade) --answers $(RUN) $(JUDGED)
+
+select: $(EVALUATE) ## RUN's best epoch by JUDGE of its dev answers, never by loss
+	@$(PY) -m lima.evaluate.select --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JUDGE),--judge $(JUDGE)) $(BILL) $(ARGS)
+
+agreement: $(EVALUATE) ## how far judges and people agree; FILES=judgments/a-vs-b.jsonl
+	@$(PY) -m lima.evaluate.agreement $(or $(FILES),judgments/*-vs-*.jsonl) $(ARGS)
+
+signals: $(EVALUATE) ## without a judge: EOT share, lengths, repetition, refusals
+	@$(PY) -m lima.evaluate.signals --run $(RUN) $(ARGS)
+
+report: $(EVALUATE) ## report/index.html: the paper's figures beside ours; RUNS="runs/a …"
+	@$(PY) -m lima.evaluate.report $(if $(RUNS),--runs $(RUNS)) $(ARGS)
+
+lm-eval: $(VENV)/.requirements-lm-eval ## RUN in EleutherAI's harness: what it still knows
+	@$(PY) -m lima.evaluate.harness --run $(RUN) $(ARGS)
 
 ##@ Benchmarks (docs/performance.md)
 bench: $(READY) ## TRL's ways to train and ours, in turn: steps/s, memory, losses
