@@ -61,7 +61,7 @@ sft-%: $(READY) ## train it: checkpoints in runs/NAME; GPUS=8 NODES=4 HOSTFILE=�
 	@$(PY) -m lima.train.launch --config recipes/$*.yaml --resume auto $(SHARE) $(MEET) $(OVERRIDE)
 
 ##@ Data from raw sources (docs/curation.md)
-curate-%: $(VENV)/.requirements-curate ## stackexchange wikihow reddit super-ni authors: candidates; RAW=…
+curate-%: $(VENV)/.requirements-curate ## stackexchange dialogues wikihow reddit super-ni authors; RAW=…
 	@$(PY) -m lima.curate.$(subst -,_,$*) --config recipes/data/$(DATA).yaml --raw $(RAW) \
 	  --out data/candidates/$(DATA)/$* $(ARGS)
 

@@ -26,6 +26,33 @@ def test_what_stays_and_what_goes(html, markdown):
     assert text.from_html(html) == markdown
 
 
+@pytest.mark.parametrize(
+    ("html", "markdown"),
+    [
+        ("<p>See <img src='x'/> here.</p>", "See here."),
+        ("<p>See <a href='y'><img src='x'/></a> here.</p>", "See here."),
+        ("<p>See <img src='x'/> <img src='y'/> here.</p>", "See here."),
+        ("<p>See <em>this</em> <img src='x'/> <em>there</em>.</p>", "See this there."),
+        ("<p>See <img src='x'/> <code>x</code>.</p>", "See ```x```."),
+        ("<p>See it <img src='x'/>, then <img src='y'/>.</p>", "See it, then."),
+        ("<p>It was <s>never <img src='x'/></s> here.</p>", "It was here."),
+        ("<p>It was <b><s>never </s></b> here.</p>", "It was here."),
+        ("<p>One<br/>\n<img src='x'/> Two</p>", "One\nTwo"),
+        ("<p><img src='x'/></p><p>One</p><img src='y'/><p>Two</p>", "One\n\nTwo"),
+        ("<ul><li><img src='x'/> one</li><li>two <img src='x'/></li></ul>", "* one\n* two"),
+        ("<p>one<img src='x'/>two</p>", "onetwo"),
+        # what an image held apart in code, and two spaces that the writer typed there, are left as they are
+        (
+            "<pre><code>a  b <img src='x'/> c\n  d</code></pre><p>See <img src='x'/> here</p>",
+            "```\na  b  c\n  d\n```\n\nSee here",
+        ),
+        ("<p><code>a <img src='x'/> b</code> here</p>", "```a  b``` here"),
+    ],
+)
+def test_an_image_leaves_one_space_in_its_sentence(html, markdown):
+    assert text.from_html(html) == markdown
+
+
 def test_the_mark_of_inline_code_can_be_chosen():
     assert text.from_html("<p><code>x</code></p>", inline_code="`") == "`x`"
 

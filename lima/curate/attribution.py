@@ -19,6 +19,8 @@ DEEDS = {
 CHANGED = {
     "stackexchange": "The prompt is the question's title or its description, the response its top answer. Both were turned "
     "from HTML into Markdown; links became their text; images and some markup were left out.",
+    "multi_turn": "Those from Stack Exchange are a question, an answer and comments under it, joined into turns; HTML became "
+    "Markdown, links became their text, names in address were left out. A person may have edited them since.",
     "wikihow": "The prompt is the article's title. The article was turned into Markdown; links became their text; images, "
     'references and some sections were left out; "This article" became "The following answer".',
 }

@@ -19,7 +19,7 @@ HOW = {  # where more of a source comes from
     "askreddit": "more months of submissions for `make curate-reddit`",
     "nlp": "more task files for `make curate-super-ni`",
     "authors": "more examples of your own for `make curate-authors`, or more prompts in its file",
-    "multi_turn": "comments (Comments.xml) for `make curate-stackexchange`, or dialogues of your own",
+    "multi_turn": "sites with Comments.xml for `make curate-dialogues`, or dialogues of your own",
 }
 
 

@@ -1,13 +1,14 @@
-"""A data recipe, `recipes/data/NAME.yaml`: a section a step. Unknown sections and keys are errors."""
+"""A data recipe, `recipes/data/NAME.yaml`: a section a step. Unknown sections and keys, however deep, are errors."""
 
 import difflib
+from functools import reduce
 from pathlib import Path
 
 import yaml
 
 from lima import UserError
 
-SECTIONS = ("stackexchange", "wikihow", "reddit", "super_ni", "authors", "mix")
+SECTIONS = ("stackexchange", "dialogues", "wikihow", "reddit", "super_ni", "authors", "mix")
 
 
 def load(path):
@@ -16,10 +17,12 @@ def load(path):
     `extends: other.yaml`, relative to the file's folder, names a recipe that this one changes, key by key. Raises
     `UserError` for a file that is not a mapping of known sections.
     """
-    return _load(Path(path), ())
+    layers = _layers(Path(path), ())
+    return {name: reduce(merged, (raw.get(name, {}) for _, raw in layers), {}) for name in SECTIONS}
 
 
-def _load(path, seen):
+def _layers(path, seen):
+    """`[(file, its sections), …]`: what the recipe extends comes first."""
     if path.resolve() in seen:
         raise UserError(f"{path}: `extends` goes in a circle")
     try:
@@ -32,8 +35,8 @@ def _load(path, seen):
     raw = _mapping(raw, path)
     parent = raw.pop("extends", None)
     check_keys(raw, SECTIONS, f"{path}: section", "sections")
-    below = _load(path.parent / str(parent), (*seen, path.resolve())) if parent is not None else {}
-    return {name: merged(below.get(name, {}), _mapping(raw.get(name), f"{path}: {name}")) for name in SECTIONS}
+    below = _layers(path.parent / str(parent), (*seen, path.resolve())) if parent is not None else []
+    return [*below, (path, {name: _mapping(raw[name], f"{path}: {name}") for name in raw})]
 
 
 def _mapping(value, where):
@@ -65,13 +68,27 @@ def check_keys(given, known, where, plural="keys"):
 def section(path, name, defaults):
     """The section `name` of the recipe at `path` over `defaults`; its keys, and their types, are those of `defaults`.
 
-    A default of None takes any value, and an integer will do where the default is a float. Raises `UserError`.
+    A mapping in `defaults` says which keys may stand there in the recipe; one that is empty, such as `sites: {}`, takes any,
+    and what type their values have the step checks. A default of None takes any value, and an integer will do where the
+    default is a float. Raises `UserError` that names the file, be it the one that `path` extends, and the key's place in it.
     """
-    given = load(path)[name]
-    check_keys(given, list(defaults), f"{path}: {name}: key")
-    for key, value in given.items():
-        _check_type(value, defaults[key], f"{path}: {name}.{key}")
-    return merged(defaults, given)
+    for file, sections in _layers(Path(path), ()):
+        given, where = sections.get(name, {}), f"{file}: {name}"
+        _check_nested(given, defaults, where)
+        for key, value in given.items():
+            _check_type(value, defaults[key], f"{where}.{key}")
+    return merged(defaults, load(path)[name])
+
+
+def _check_nested(given, defaults, where):
+    """Raises `UserError` for a key that `defaults`, or a mapping in it, lacks, and for what is no mapping where it has one."""
+    check_keys(given, list(defaults), f"{where}: key")
+    for key, default in defaults.items():
+        if key in given and isinstance(default, dict):
+            if not isinstance(given[key], dict):
+                raise UserError(f"{where}.{key}: expected `key: value` lines; found {str(given[key])[:60]!r}")
+            if default:
+                _check_nested(given[key], default, f"{where}.{key}")
 
 
 def _check_type(value, default, where):

@@ -4,7 +4,7 @@ stay, as Markdown; links become their text; images, emphasis and every other tag
 import re
 import warnings
 
-from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
+from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning, NavigableString
 from markdownify import ATX, MarkdownConverter
 
 from lima import UserError
@@ -12,6 +12,8 @@ from lima import UserError
 GONE = "\x00"  # where an address was; XML cannot hold this character
 ADDRESS = re.compile(r"\b(?:https?|ftp)://[^\s<>\"]*[^\s<>\"'.,;:!?)\]}»”’]")
 LANGUAGE = re.compile(r"lang(?:uage)?-([\w+#.-]+)")
+LEFT_OUT = ("img", "video", "iframe", "object", "s", "del", "strike")  # the last three: the writer took it back
+AROUND = ("a", "b", "strong", "i", "em", "span", "sub", "sup")  # such a tag goes with the image that is all it holds
 NO_LANGUAGE = ("none", "default", "override")
 
 FENCED = re.compile(r"(`{3,}).*?\1", re.DOTALL)
@@ -54,8 +56,8 @@ class _Converter(MarkdownConverter):
         return ""
 
     convert_a = convert_b = convert_strong = convert_i = convert_em = convert_kbd = convert_sub = plain
-    convert_img = convert_video = convert_hr = convert_iframe = convert_object = nothing
-    convert_s = convert_del = convert_strike = nothing  # the writer took it back
+    convert_img = convert_video = convert_iframe = convert_object = nothing
+    convert_s = convert_del = convert_strike = convert_hr = nothing
 
     def convert_br(self, el, text, parent_tags):
         return " " if "_inline" in parent_tags else "\n"
@@ -108,10 +110,29 @@ def from_html(html, inline_code="```"):
     HTML nested too deep to walk.
     """
     try:
-        text = _Converter(inline_code=inline_code).convert_soup(BeautifulSoup(html, "lxml"))
+        soup = BeautifulSoup(html, "lxml")
+        _leave_out(soup)
+        text = _Converter(inline_code=inline_code).convert_soup(soup)
     except RecursionError:
         raise UserError("HTML nested too deep to read") from None
     return (_close_up(text) if GONE in text else text).strip()
+
+
+def _leave_out(soup):
+    """Takes images and the like out of a sentence with the space that would stand there twice, or before a comma; not in code."""
+    found = [tag for tag in soup.find_all(LEFT_OUT) if not tag.find_parent(["pre", "code"])]
+    for tag in found:
+        if tag.decomposed:  # with what was around it
+            continue
+        tag.clear(decompose=True)
+        while tag.parent.name in AROUND and next(tag.parent.stripped_strings, None) is None:
+            tag = tag.parent
+        before, after = tag.previous_sibling, tag.next_sibling
+        tag.decompose()
+        if isinstance(before, NavigableString) and isinstance(after, NavigableString) and after[:1] in tuple(".,;:!?)"):
+            before.replace_with(before.rstrip())
+    if found:
+        soup.smooth()  # one text where the sentence was in pieces: its white space is one space then
 
 
 def _close_up(text):
