@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from lima import UserError, conversations, exit_codes, runs
-from lima.evaluate.generate import arguments, generate_file
+from lima import UserError, exit_codes, runs
+from lima.evaluate.generate import arguments, generate_file, load_prompts, settings
 
 SHOWN = 260  # characters of an answer in the terminal; the files hold all of it
 
@@ -17,23 +17,23 @@ SHOWN = 260  # characters of an answer in the terminal; the files hold all of it
 def main(argv):
     args = arguments(__doc__).parse_args(argv)
     run = Path(args.run)
-    prompts = conversations.load_prompts(args.prompts, "test")[: args.limit]
+    name, prompts = load_prompts(args.prompts)
     try:
         base = yaml.safe_load((run / "recipe.yaml").read_text())["recipe"]["model_name_or_path"]
     except OSError:
         raise UserError(f"{run}: no run there (no recipe.yaml); train one with `make sft-NAME`") from None
     checkpoint = runs.newest_checkpoint(run)
-    stem = Path(args.prompts).stem
-    before = generate_file(
-        base, prompts, run / "generations" / "base" / f"{stem}.jsonl", args.max_new_tokens, args.seed, label="before"
-    )
-    after = generate_file(
-        checkpoint,
-        prompts,
-        run / "generations" / checkpoint.name / f"{stem}.jsonl",
-        args.max_new_tokens,
-        args.seed,
-        label="after",
+    before, after = (
+        generate_file(
+            folder,
+            prompts,
+            run / "generations" / place / f"{name}.before_after.jsonl",
+            settings(folder, args.max_new_tokens, args.seed),
+            limit=args.limit,
+            overwrite=True,
+            label=label,
+        )
+        for folder, place, label in ((base, "base", "before"), (checkpoint, checkpoint.name, "after"))
     )
     held = [row["eval_loss"] for row in runs.read_jsonl(run / "metrics.jsonl") if "eval_loss" in row]
     runs.write_text(run / "before_after.md", as_markdown(run.name, before, after, held))

@@ -5,7 +5,7 @@ python -m lima.evaluate.chat --run runs/quickstart        /new starts over, Ctrl
 
 import sys
 
-from lima import exit_codes, runs
+from lima import UserError, exit_codes, runs
 from lima.evaluate.generate import arguments, generate, load_model
 
 
@@ -40,6 +40,10 @@ def main(argv):
         except KeyboardInterrupt:  # stops this answer, not the conversation
             messages.pop()
             print("\n      (stopped)\n")
+            continue
+        except UserError:  # nothing is left for the answer
+            messages.pop()
+            print("      (the conversation is as long as the model can read; /new starts over)\n")
             continue
         print(f"      ({reason}, {tokens} tokens)\n")
         messages.append({"role": "assistant", "content": answer})
