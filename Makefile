@@ -115,8 +115,9 @@ select: $(EVALUATE) ## RUN's best epoch by JUDGE of its dev answers, never by lo
 agreement: $(EVALUATE) ## how far judges and people agree; FILES=judgments/a-vs-b.jsonl
 	@$(PY) -m lima.evaluate.agreement $(or $(FILES),judgments/*-vs-*.jsonl) $(ARGS)
 
-signals: $(EVALUATE) ## without a judge: EOT share, lengths, repetition, refusals
-	@$(PY) -m lima.evaluate.signals --run $(RUN) $(ARGS)
+signals: $(EVALUATE) ## without a judge: EOT share, lengths, repetition, refusals, copying
+	@$(PY) -m lima.evaluate.signals --run $(RUN) $(ASKED)
+	@$(PY) -m lima.evaluate.copied --run $(RUN) $(ASKED)
 
 report: $(EVALUATE) ## report/index.html: the paper's figures beside ours; RUNS="runs/a …"
 	@$(PY) -m lima.evaluate.report $(if $(RUNS),--runs $(RUNS)) $(ARGS)
