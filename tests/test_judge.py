@@ -658,6 +658,14 @@ def test_nothing_but_errors(server, capsys):
     assert "gpt: no reply came: 400" in fails(server, capsys) and not FILE.exists()
 
 
+def test_a_file_of_another_encoding_is_said(server, capsys):
+    write("one", ["x"])
+    write("two", ["y"])
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_bytes(b'{"judge": "\xe9"}\n')
+    assert f"{FILE}: not UTF-8 text (byte 11)" in fails(server, capsys) and not server.calls
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"judge": "gpt"}', '"text"'])
 def test_a_broken_file_is_said_before_anything_is_asked(server, capsys, line):
     write("one", ["x"])

@@ -18,10 +18,10 @@ NO_ANSWER = "(no answer)"
 # ---- the command line --------------------------------------------------------------------------------------------------
 
 
-def arguments(doc):
-    """The flags that judging and rating have in common."""
+def arguments(doc, judge_needed=True):
+    """The flags that judging, rating and selecting have in common."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--judge", required=True, metavar="MODEL", help="the judge's name at its endpoint")
+    parser.add_argument("--judge", required=judge_needed, metavar="MODEL", help="the judge's name at its endpoint")
     parser.add_argument(
         "--base_url", help="endpoint, such as http://127.0.0.1:8000/v1 [OPENAI_BASE_URL, else OpenAI's]"
     )

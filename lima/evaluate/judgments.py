@@ -19,8 +19,10 @@ FOLDER = Path("judgments")
 def read(path, **owner):
     """The rows of a file of judgments, none if there is no file. Raises `UserError` for a line that is no such row, or for one
     on other systems than `owner` (`a=…, b=…` or `system=…`)."""
-    rows = []
-    lines = Path(path).read_text(encoding="utf-8").split("\n") if Path(path).exists() else []
+    try:
+        rows, lines = [], Path(path).read_text(encoding="utf-8").split("\n") if Path(path).exists() else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

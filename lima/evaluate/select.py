@@ -17,7 +17,6 @@ never picks: it rises while answers get better (appendix B). Nor do the test
 prompts: dev chooses, test reports.
 """
 
-import argparse
 import json
 import sys
 import textwrap
@@ -75,13 +74,7 @@ def main(argv):
 
 def parser():
     """The flags of judging, of which --judge is not needed to select from what stands."""
-    found = argparse.ArgumentParser(
-        parents=[asking.arguments(None)],
-        conflict_handler="resolve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    found.add_argument("--judge", metavar="MODEL", help="the judge's name at its endpoint")
+    found = asking.arguments(__doc__, judge_needed=False)
     found.add_argument("--run", required=True, help="the run to select in (runs/NAME)")
     found.add_argument("--epochs", default="5-10", help="the epochs to choose from [%(default)s, the paper's]")
     among = found.add_mutually_exclusive_group()
