@@ -199,7 +199,7 @@ def preference(judged, runs, people):
     name, title = (
         ("figure-1", "Preference, judged by people") if people else ("figure-2", "Preference, judged by a model")
     )
-    how = f"judge with people, in the studio or any way that writes {judgments.FOLDER}/" if people else TO_JUDGE
+    how = f'have people judge: rows of {judgments.FOLDER}/ with the judge "human:NAME"' if people else TO_JUDGE
     made = shares(name, title, paper, theirs, ours, report_draw.SHARES, runs, how)
     unsure = ["[?] rests on one reading of the figure"] * any(row.get("unsure") for row in paper["rows"])
     return made._replace(notes=made.notes + unsure)
