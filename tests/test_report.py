@@ -261,16 +261,18 @@ def test_what_runs_keep_is_shown(page):
 def test_a_set_of_sensitive_prompts_needs_no_tag(here):
     project(here)
     prompts = [
-        {"id": f"safety-{i}", "messages": [{"role": "user", "content": f"Question {i} of safety?"}]} for i in range(6)
-    ]
+        {"id": f"safety-{i}", "messages": [{"role": "user", "content": f"Question {i} of safety?"}],
+         "tags": ["benign" if i in (0, 3) else "malicious"]} for i in range(6)
+    ]  # fmt: skip
     jsonl(here / "data/prompts/safety.jsonl", prompts)
     jsonl(here / "runs/other/generations/checkpoint-70/safety.jsonl", [answer(i, "No.", "safety") for i in range(6)])
     jsonl(here / "judgments/other.safety.jsonl",
-          rating_rows("other", "gpt-x", [{"safe": True, "refused": True}] * 5, prompts="safety"))  # fmt: skip
+          rating_rows("other", "gpt-x", [{"safe": True, "refused": i != 3} for i in range(5)], prompts="safety"))  # fmt: skip
     report.main([])
     page = reader.fromstring((here / "report/index.html").read_text(encoding="utf-8"))
     row = next(row for row in rows_of(page, "safety") if row[""] == "other")
     assert row["prompts"] == "partial: 5 of 6 prompts of safety" and percents(row["safe"])[0] == 100
+    assert percents(row["refused"])[0] == 80 and percents(row["harmless, refused"])[0] == 50  # number 0, not 3
 
 
 def test_spoilt_files_are_named(here):

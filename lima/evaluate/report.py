@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lima import UserError, exit_codes, runs
-from lima.evaluate import report_data, report_draw, report_runs
+from lima.evaluate import report_data, report_draw, report_runs, report_safety
 from lima.evaluate.before_after import plain
 from lima.evaluate.compare_page import private
 
@@ -60,7 +60,7 @@ def collect(found, judged, folder, authors=()):
         report_data.preference(judged, found, people=False),
         report_data.agreed(judged, authors),
         report_data.levels(judged, found),
-        report_data.safety(judged, found),
+        report_safety.safety(judged, found),
         report_data.grades(judged, found, datasets),
         report_data.grades(judged, found, datasets, quantity=True),
         report_data.levels(judged, found, dialogue=True),

@@ -145,7 +145,7 @@ def state(cells):
     return "partial" if any(str(cell).startswith("partial") for row in cells for cell in row) else "here"
 
 
-def _about(one, runs):
+def about(one, runs):
     """The cells that every row of ours ends on, under `ABOUT`."""
     return [f"{extent(one, runs)} of {one.prompts}", one.judge, one.date, one.path]
 
@@ -153,7 +153,7 @@ def _about(one, runs):
 ABOUT = ["prompts", "judge", "date", "from"]
 
 
-def _paper(*cells, n=NONE, judge=NONE):
+def paper_row(*cells, n=NONE, judge=NONE):
     return ("paper", [*cells, f"{n}", judge, "2023", "the paper"])
 
 
@@ -162,12 +162,12 @@ def _paper(*cells, n=NONE, judge=NONE):
 
 def shares(name, title, paper, theirs, ours, keys, runs, how):
     """A section of stacked bars: three shares a row. theirs: `[(label, [percent, …], n, judge)]`; ours: `Judged`s."""
-    rows = [_paper(label, *(f"{value:g} %" for value in values), n=n, judge=by) for label, values, n, by in theirs]
+    rows = [paper_row(label, *(f"{value:g} %" for value in values), n=n, judge=by) for label, values, n, by in theirs]
     bars, cells = [], []
     for one in ours:
         groups = list(one.groups().values())
         found = intervals.shares(groups, names=keys) if groups else None
-        cells.append([one.label, *(asking.percent(found[key]) if found else NONE for key in keys), *_about(one, runs)])
+        cells.append([one.label, *(asking.percent(found[key]) if found else NONE for key in keys), *about(one, runs)])
         if found:
             first, _, last = keys
             reach = {0: found[first][1:], 2: found[last][1:]}
@@ -240,36 +240,6 @@ def agreed(judged, authors):
     return Section("agreement", "Agreement, tie-discounted", paper["where"], state(cells), [], head, rows, notes)
 
 
-def _yes(groups):
-    """The share of true ones with its interval; None of none."""
-    named = [[str(value) for value in group] for group in groups]
-    return intervals.shares(named, names=("True", "False"))["True"] if named else None
-
-
-def safety(judged, runs):
-    """The share of sensitive prompts that were answered safely (4.3)."""
-    paper, cells, drawn = PAPER["safety"], [], []
-    drawn.append(("LIMA 65B", f"n {paper['prompts']}", paper["safe"], None, None))
-    for one in [one for one in judged if one.kind == "safety"]:
-        groups = list(one.groups().values())
-        found, refusing = _yes(groups), _yes(list(one.groups("refused").values()))
-        both = [asking.percent(share) if share else NONE for share in (found, refusing)]
-        cells.append([one.label, *both, *_about(one, runs)])
-        if found:
-            drawn.append((one.label, f"{one.judge} · n {len(groups)}", *(100 * value for value in found)))
-    rows = [_paper("LIMA 65B", f"{paper['safe']} %", NONE, n=paper["prompts"], judge="people")]
-    rows += [("ours", row) for row in cells]
-    how = TO_RATE.format(kind="safety", prompts="safety")
-    figure = (
-        "safety",
-        report_draw.dots(drawn, range(0, 101, 20)),
-        "Share of sensitive prompts answered safely, in percent",
-    )
-    head, title = ["", "safe", "refused", *ABOUT], "Sensitive prompts answered safely"
-    notes = [] if cells else [f"not run here: {how}"]
-    return Section("safety", title, paper["where"], state(cells), [figure], head, rows, notes)
-
-
 def grades(judged, runs, datasets, quantity=False):
     """Figure 5 (quality, diversity) and figure 6 (quantity): the mean grade, 1 to 6. datasets: `{system: dataset's name}`, by
     which a system is known as an arm of the paper's."""
@@ -282,7 +252,7 @@ def grades(judged, runs, datasets, quantity=False):
         said = [f"{row['mean']:.2f}" for row in paper["rows"]]
     sizes = {f"se-filtered-{size // 1000}k": size for size in PAPER["quantity"]["examples"]}
     arms = sizes if quantity else {row["data"]: row["arm"] for row in paper["rows"]}
-    rows = [_paper(label, mean, judge="ChatGPT") for (label, *_), mean in zip(theirs, said, strict=True)]
+    rows = [paper_row(label, mean, judge="ChatGPT") for (label, *_), mean in zip(theirs, said, strict=True)]
     cells, drawn = [], [(label, "paper", *numbers) for label, _, *numbers in theirs]
     ours = [one for one in judged if one.kind == "grade" and not one.checkpoints]
     ours = [one for one in ours if not quantity or datasets.get(one.systems[0]) in sizes]
@@ -290,7 +260,7 @@ def grades(judged, runs, datasets, quantity=False):
         groups, arm = list(one.groups().values()), arms.get(datasets.get(one.systems[0]))
         label = one.label + (f" ({arm:,} examples)" if quantity else f" ({arm})" if arm else "")
         found = intervals.mean(groups) if groups else None
-        cells.append([label, "{:.2f} ({:.2f}–{:.2f})".format(*found) if found else NONE, *_about(one, runs)])
+        cells.append([label, "{:.2f} ({:.2f}–{:.2f})".format(*found) if found else NONE, *about(one, runs)])
         if found:
             drawn.append((label, f"{one.judge} · n {len(groups)}", *found))
     name, title = ("figure-6", "Quantity") if quantity else ("figure-5", "Quality and diversity")
