@@ -52,7 +52,7 @@ def sgd_step(model, rows, rate):
             parameter -= rate * parameter.grad
 
 
-@pytest.mark.parametrize("budget", [1024, 512])
+@pytest.mark.parametrize("budget", [pytest.param(1024, marks=pytest.mark.slow), 512])
 def test_the_gradient_is_that_of_the_whole_global_batch(sft, tiny_base, tmp_path, budget):
     """Four rows, then a partial batch of one: the same weights as plain PyTorch, whatever the micro-batches."""
     run_dir = sft(*FP32, "--optim", "sgd", "--learning_rate", 0.5, "--lr_scheduler_type", "constant", "--weight_decay", 0,

@@ -123,6 +123,7 @@ def test_a_merge_that_loses_the_adapter_is_refused(in_4_bit, tmp_path, monkeypat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_plain_lora_on_a_base_whose_head_was_tied(train):
     """Training embeddings and head parts them: the merged model has both."""
     trained = train("--load_in_4bit", "false", "--optim", "adamw_torch", "--dtype", "float32", width=64, tied=True)

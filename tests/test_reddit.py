@@ -260,6 +260,7 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 """
 
 
+@pytest.mark.slow
 def test_memory_is_flat(tmp_path):
     """Three times the rows take no more memory: only the chosen are held."""
     peaks, chance = [], random.Random(0)

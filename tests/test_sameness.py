@@ -92,11 +92,10 @@ WAYS = {
         ["--tokens_per_device", 2048, "--deepspeed", "ds_configs/zero3_cpu.json"],
     ),
 }
+SLOW = ("two processes", "gradient checkpointing", "padded, with sdpa")
 
 
-@pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way == "two processes")) for way in WAYS]
-)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] * (way in SLOW)) for way in WAYS])
 def test_losses_gradients_and_weights_are_those_of_plain_pytorch(way, by_hand, tiny_base, dataset, tmp_path):
     processes, flags = WAYS[way]
     train(processes, *words(tiny_base, dataset, tmp_path, *flags))

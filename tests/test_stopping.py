@@ -74,9 +74,8 @@ def assert_resumes_to(whole, command, run, stopped):
     assert rows == list(range(1, STEPS + 1))  # every step once
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.slow
 def test_a_signal_ends_the_run_after_a_step_with_a_checkpoint(number, code, whole, tiny_base, data, tmp_path):
     command = words(tiny_base, data, tmp_path)
     process = start(*command)

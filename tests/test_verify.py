@@ -338,6 +338,7 @@ def test_no_tokenizer_no_template_another_template(checkpoint):
             check(name, checkpoint)
 
 
+@pytest.mark.slow
 def test_a_model_larger_than_the_memory_is_used_from_disk(checkpoint, monkeypatch):
     import psutil
 
@@ -345,6 +346,7 @@ def test_a_model_larger_than_the_memory_is_used_from_disk(checkpoint, monkeypatc
     assert ", in part from disk: float32" in check("loads", checkpoint)
 
 
+@pytest.mark.slow
 def test_an_adapter_with_and_without_its_base(qlora, tmp_path, capsys):
     verify.main(["--run", str(qlora.checkpoint)])
     assert capsys.readouterr().out.count("  ok ") == len(verify.CHECKS)
