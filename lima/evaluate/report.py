@@ -5,13 +5,15 @@ and judgments/. Asks nobody, judges nothing.
         every run in runs/, every verdict in judgments/
     python -m lima.evaluate.report --runs runs/7b runs/mine --authors anna
 
-Writes report/index.html (one file, opens offline), report/report.md, and each
-figure as .svg and, where matplotlib is installed, as .png. What was not run is
-said, with the command that runs it; a part of a prompt set is called partial.
+Writes report/index.html (one file, opens offline), report.md, figures.json
+(which `make push` puts into the card), and each figure as .svg and, where
+matplotlib is installed, as .png. What was not run is said, with the command
+that runs it; a part of a prompt set is called partial.
 """
 
 import argparse
 import html
+import json
 import os
 import re
 import sys
@@ -19,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lima import UserError, exit_codes, runs
-from lima.evaluate import report_data, report_draw, report_runs, report_safety
+from lima.evaluate import report_data, report_draw, report_json, report_runs, report_safety
 from lima.evaluate.before_after import plain
 from lima.evaluate.compare_page import private
 
@@ -41,11 +43,13 @@ def main(argv):
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out}: is a file; --out names a folder")
     found = args.runs or sorted(path for path in Path("runs").glob("*") if (path / "recipe.yaml").exists())
-    sections = collect(found, report_data.read_judgments(args.judgments), args.judgments, args.authors)
+    judged = report_data.read_judgments(args.judgments)
+    sections = collect(found, judged, args.judgments, args.authors)
     said = head(found, sections)
     runs.write_text(args.out / "index.html", page(sections, said, args.out))
     runs.write_text(args.out / "report.md", markdown(sections, said, args.out))
     drawn = draw(sections, args.out)
+    runs.write_text(args.out / "figures.json", json.dumps(report_json.figures(judged, found), indent=1))
     for section in sections:
         print(f"{section.state:12}  {section.title}")
     print(f"wrote  {args.out}/index.html, report.md and {drawn}")

@@ -55,24 +55,25 @@ def mark(kind, name):
     return f"<!-- lima.publish: {kind} {safe} -->"
 
 
-def model_card(run, record, name, revision, revisions, stated=(), on_hub=True):
+def model_card(run, record, name, revision, revisions, stated=(), on_hub=True, evaluation="", results=()):
     """The README.md of one revision.
 
     `name`: the model's, as its users will write it. `revision`: this one's, a key of `revisions`, which gives each its
     checkpoint's marker: `{"epoch-05": {"step": 160, "epoch": 5.0}, "main": …}`. `stated`: the data's licences as its rows
-    or its card state them.
+    or its card state them. `evaluation`, `results`: `evaluation.section` and `.metadata` of the revision that was judged.
     """
     metrics = read_metrics(run)
     base, data = base_of(record), record["dataset"]
     base_licence, data_licence = licences.of_base(base), licences.of_data(data["name"], stated)
     licence = licence_of(record, stated)
     parts = [
-        _front_matter(base, data, licence),
+        _front_matter(base, data, licence, name, results),
         f"# {text(name)}",
         f"{_named(base)}, fine-tuned on {_data_name(data)} with a plain supervised loss, after "
         f"[LIMA: Less Is More for Alignment]({PAPER}).{_built_with(licence)}",
         _revisions(revision, revisions, metrics),
         _use(name, revision, on_hub),
+        evaluation,
         "## Training",
         f"![Loss over epochs]({CURVE})" if _logged(metrics) else "",
         _data(data, base, record, _word(base_licence), _word(data_licence)),
@@ -187,7 +188,7 @@ def front_matter(lines):
     return "---\n" + yaml.safe_dump(lines, sort_keys=False, allow_unicode=True) + "---"
 
 
-def _front_matter(base, data, licence):
+def _front_matter(base, data, licence, name, results):
     from huggingface_hub import ModelCardData
 
     lines = {
@@ -197,6 +198,7 @@ def _front_matter(base, data, licence):
         "pipeline_tag": "text-generation",
         "tags": ["lima", "sft", "trl"],
         **licences.metadata(licence),
+        **({"model_name": name, "eval_results": list(results)} if results else {}),
     }
     return front_matter(ModelCardData(**lines).to_dict())
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from lima import UserError, exit_codes, runs
-from lima.publish import card, curve, data, licences, send, verify
+from lima.publish import card, curve, data, evaluation, licences, send, verify
 from lima.publish.revision import Revision
 from lima.publish.secrets import refuse_secrets
 
@@ -137,9 +137,12 @@ def add_cards(run, revisions, markers, name, on_hub, stated=()):
     epochs = sorted({marker["epoch"] for key, marker in markers.items() if key != "main"})
     picture = curve.svg(card.read_metrics(run), f"{Path(run).resolve().name}: loss over epochs", epochs)
     base = Path(record["recipe"]["model_name_or_path"])
+    found = evaluation.read(run)
     for revision in revisions:
         shown = name if on_hub else f"{name}/{revision.name}"
-        made = card.model_card(run, record, shown, revision.name, markers, stated, on_hub)
+        judged = found if revision.name == "main" else []  # of the checkpoint that was selected
+        told = evaluation.section(judged), evaluation.metadata(judged)
+        made = card.model_card(run, record, shown, revision.name, markers, stated, on_hub, *told)
         revision.files["README.md"] = made.encode()
         if picture:
             revision.files[card.CURVE] = picture.encode()
