@@ -18,7 +18,12 @@ def load(path):
     `UserError` for a file that is not a mapping of known sections.
     """
     layers = _layers(Path(path), ())
-    return {name: reduce(merged, (raw.get(name, {}) for _, raw in layers), {}) for name in SECTIONS}
+    return {name: _whole(layers, name) for name in SECTIONS}
+
+
+def _whole(layers, name):
+    """A section as the recipe has it, over what it extends."""
+    return reduce(merged, (sections.get(name, {}) for _, sections in layers), {})
 
 
 def _layers(path, seen):
@@ -72,12 +77,13 @@ def section(path, name, defaults):
     and what type their values have the step checks. A default of None takes any value, and an integer will do where the
     default is a float. Raises `UserError` that names the file, be it the one that `path` extends, and the key's place in it.
     """
-    for file, sections in _layers(Path(path), ()):
+    layers = _layers(Path(path), ())
+    for file, sections in layers:
         given, where = sections.get(name, {}), f"{file}: {name}"
         _check_nested(given, defaults, where)
         for key, value in given.items():
             _check_type(value, defaults[key], f"{where}.{key}")
-    return merged(defaults, load(path)[name])
+    return merged(defaults, _whole(layers, name))
 
 
 def _check_nested(given, defaults, where):
