@@ -40,15 +40,15 @@ def read_jsonl(path):
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
 
 
-def parse_epochs(text):
-    """`"5-10"`, `"3"`, `"1,4-6"`, `"none"` or `"all"` → a predicate over epoch numbers (from 1)."""
+def parse_epochs(text, name="keep_epochs"):
+    """`"5-10"`, `"3"`, `"1,4-6"`, `"none"` or `"all"` → a predicate over epoch numbers (from 1). Errors call it `name`."""
     if text in ("all", "none"):
         return lambda epoch: text == "all"
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise UserError(f"keep_epochs: expected epochs such as 5-10, 3, 1,4-6, all or none; found {text!r}")
+        raise UserError(f"{name}: expected epochs such as 5-10, 3, 1,4-6, all or none; found {text!r}")
     spans = [tuple(map(int, part.split("-"))) for part in text.split(",")]
     if any(span[0] > span[-1] for span in spans):
-        raise UserError(f"keep_epochs: {text!r} counts down; write epochs such as 5-10")
+        raise UserError(f"{name}: {text!r} counts down; write epochs such as 5-10")
     return lambda epoch: any(span[0] <= epoch <= span[-1] for span in spans)
 
 

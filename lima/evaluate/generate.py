@@ -183,10 +183,7 @@ def chosen(run, epochs=None):
     if epochs is None:
         folder = _checkpoint(run)
         return {folder: _epoch(folder, None)}
-    try:
-        wanted = runs.parse_epochs(epochs)
-    except UserError as error:
-        raise UserError(str(error).replace("keep_epochs", "--epochs")) from None
+    wanted = runs.parse_epochs(epochs, "--epochs")
     found = runs.checkpoints(run)
     if not found:
         runs.newest_checkpoint(run)  # says what is there instead

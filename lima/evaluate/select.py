@@ -92,10 +92,7 @@ def candidates(run, epochs, prompts):
     one has no answers, with the command that makes them."""
     if not run.is_dir():
         signals.checkpoints(run)  # says which runs there are
-    try:
-        wanted = runs.parse_epochs(epochs)
-    except UserError as error:
-        raise UserError(str(error).replace("keep_epochs", "--epochs")) from None
+    wanted = runs.parse_epochs(epochs, "--epochs")
     known = signals.epochs_by_step(run)
     found = [
         signals.Checkpoint(step, known[step], run / "generations" / folder.name / f"{prompts}.jsonl")

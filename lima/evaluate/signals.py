@@ -157,7 +157,7 @@ class Checkpoint(NamedTuple):
 
 def checkpoints(run, prompts="dev", epochs="all"):
     """The run's `Checkpoint`s that have answers to `prompts`, of these epochs. Raises `UserError` if there is none."""
-    wanted = _epochs(epochs)
+    wanted = runs.parse_epochs(epochs, "--epochs")
     every = answered(run, prompts)
     found = [one for one in every if epochs == "all" or (one.epoch is not None and wanted(one.epoch))]
     if not found:
@@ -179,13 +179,6 @@ def answered(run, prompts):
     folders = [path for path in run.glob("generations/checkpoint-*") if STEP.fullmatch(path.name)]
     found = [(runs.step_of(folder), folder / f"{prompts}.jsonl") for folder in folders]
     return [Checkpoint(step, known.get(step), path) for step, path in sorted(found) if path.is_file()]
-
-
-def _epochs(text):
-    try:
-        return runs.parse_epochs(text)
-    except UserError as error:
-        raise UserError(str(error).replace("keep_epochs", "--epochs")) from None
 
 
 def epochs_by_step(run):

@@ -160,10 +160,7 @@ def chosen(run, epochs="all"):
     if not found:
         is_run = (run / "recipe.yaml").is_file()
         raise UserError(f"{run}: {'has no checkpoint yet' if is_run else 'not a run'}; train one with `make sft-NAME`")
-    try:
-        wanted = runs.parse_epochs(epochs)
-    except UserError as error:
-        raise UserError(str(error).replace("keep_epochs", "--epochs")) from None
+    wanted = runs.parse_epochs(epochs, "--epochs")
     numbers = {folder: round(runs.marker(folder)["epoch"]) for folder in found}
     if not any(wanted(number) for number in numbers.values()):
         raise UserError(f"{run}: no checkpoint of epochs {epochs}; it has {', '.join(map(str, numbers.values()))}")
