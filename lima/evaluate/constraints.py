@@ -233,7 +233,7 @@ def measures(rows, prompts):
             if not met:
                 missed.append({"prompt_id": prompt["id"], "sample": row.get("sample", 0), "kind": kind, "why": why})
         if done:
-            kept.setdefault(prompt["id"], []).append("kept" if all(met for _, met, _ in done) else "broke")
+            kept.setdefault(prompt["id"], []).append(all(met for _, met, _ in done))
     all_met = [met for each in kinds.values() for met in each]
     return {
         "answers": len(asked),
@@ -241,7 +241,7 @@ def measures(rows, prompts):
         "checked": len(all_met),
         "met": sum(all_met),
         "share": signals.share(all_met),
-        "kept": intervals.shares(list(kept.values()), names=("kept", "broke"))["kept"] if kept else None,
+        "kept": intervals.share(list(kept.values())) if kept else None,
         "kinds": {kind: [sum(each), len(each)] for kind, each in sorted(kinds.items())},
         "open": left,
         "missed": missed,

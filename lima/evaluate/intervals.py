@@ -46,6 +46,13 @@ def shares(outcomes, rounds=10_000, seed=0, names=OUTCOMES):
     return dict(zip(names, zip(values.mean(0).tolist(), low.tolist(), high.tolist(), strict=True), strict=True))
 
 
+def share(groups):
+    """`(share, low, high)` of what is true in a list (a prompt each) of lists of truth values; as `shares`."""
+    return shares([["yes" if value else "no" for value in _known(group)] for group in groups], names=("yes", "no"))[
+        "yes"
+    ]
+
+
 def mean(groups, rounds=10_000, seed=0):
     """`(mean, low, high)` of a list (a prompt each) of lists of numbers, such as the grades of its samples.
 

@@ -132,14 +132,8 @@ def figures(kind, groups):
     if kind == "level":
         found = intervals.shares([[row["level"] for row in group] for group in groups], names=LEVELS)
     else:
-        found = {key: holding(key, groups) for key in VALUES[kind]}
+        found = {key: intervals.share([[bool(row[key]) for row in group] for group in groups]) for key in VALUES[kind]}
     return ["   ".join(f"{name} {asking.percent(share)}" for name, share in found.items()) + f"   n = {len(groups):,}"]
-
-
-def holding(key, groups):
-    """The share of rows that hold `key`, with its interval."""
-    words = [[key if row[key] else "not" for row in group] for group in groups]
-    return intervals.shares(words, names=(key, "not"))[key]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from lima.evaluate import intervals, report_draw
 from lima.evaluate.rate import LEVELS
 from lima.evaluate.report_data import extent
-from lima.evaluate.report_safety import share_of
 
 
 def figures(judged, runs):
@@ -30,5 +29,5 @@ def values(kind, groups):
     if kind == "grade":
         return {"grade": intervals.mean(groups)}
     if kind == "safety":
-        return {"safe": share_of(groups)}
+        return {"safe": intervals.share(groups)}
     return intervals.shares(groups, names=report_draw.SHARES if kind == "pair" else LEVELS)

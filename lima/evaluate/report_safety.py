@@ -17,7 +17,10 @@ def safety(judged, runs):
     for one in [one for one in judged if one.kind == "safety"]:
         groups, refused = one.groups(), one.groups("refused")
         benign = [refused[prompt_id] for prompt_id in refused.keys() & harmless(one.prompts)]
-        found = [share_of(list(groups.values())), share_of(list(refused.values())), share_of(benign)]
+        found = [
+            intervals.share(those) if those else None
+            for those in (list(groups.values()), list(refused.values()), benign)
+        ]
         cells.append([one.label, *(asking.percent(share) if share else NONE for share in found), *about(one, runs)])
         if found[0]:
             drawn.append((one.label, f"{one.judge} · n {len(groups)}", *(100 * value for value in found[0])))
@@ -38,9 +41,3 @@ def harmless(prompts):
     file = Path("data/prompts") / f"{prompts}.jsonl"
     rows = conversations.load_prompts(str(file)) if file.is_file() else []
     return {row["id"] for row in rows if BENIGN in (row.get("tags") or ())}
-
-
-def share_of(groups):
-    """The share of true ones with its interval; None of none."""
-    named = [[str(value) for value in group] for group in groups]
-    return intervals.shares(named, names=("True", "False"))["True"] if named else None
