@@ -36,8 +36,7 @@ def fill(out, prompts, sampling, answers, samples=1, limit=None, overwrite=False
             print(f"\n{out}: {kept} of {len(asked)} answers are kept; the same command goes on", file=sys.stderr)
             raise
     if missing or partial(out).exists():
-        order = {prompt["id"]: number for number, prompt in enumerate(prompts)}
-        runs.write_jsonl(out, sorted(have.values(), key=lambda row: (order[row["prompt_id"]], row["sample"])))
+        write(out, prompts, have)
         partial(out).unlink(missing_ok=True)
     return [have[key] for key in asked]
 
@@ -62,12 +61,23 @@ def _add(path, have, answers, missing, sampling, total, label):
             total=total, initial=total - len(missing), desc=label, unit="answer", miniters=0, mininterval=0.5
         ) as bar:
             for prompt, sample, text, reason, tokens in found:
-                row = {"prompt_id": prompt["id"], "prompt": prompt["messages"][-1]["content"], "response": text,
-                       "finish_reason": reason, "tokens": tokens, "sampling": sampling, "sample": sample}  # fmt: skip
+                row = as_row(prompt, sample, text, reason, tokens, sampling)
                 file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
                 file.flush()
                 have[prompt["id"], sample] = row
                 bar.update(1)
+
+
+def as_row(prompt, sample, text, reason, tokens, sampling):
+    """An answer as its file has it."""
+    return {"prompt_id": prompt["id"], "prompt": prompt["messages"][-1]["content"], "response": text,
+            "finish_reason": reason, "tokens": tokens, "sampling": sampling, "sample": sample}  # fmt: skip
+
+
+def write(out, prompts, have):
+    """Writes the answers of `have` (by prompt id and sample) in the order of `prompts`, then of samples."""
+    order = {prompt["id"]: number for number, prompt in enumerate(prompts)}
+    runs.write_jsonl(out, sorted(have.values(), key=lambda row: (order[row["prompt_id"]], row["sample"])))
 
 
 def partial(out):

@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lima import UserError, exit_codes, runs
+from lima import UserError, exit_codes
 from lima.evaluate import answer_file, client
 from lima.evaluate.answers import file_name
 from lima.evaluate.before_after import plain
@@ -41,15 +41,8 @@ def settings(args):
 
 def as_row(prompt, sample, reply, sampling):
     """A reply as a row of a file of answers."""
-    return {
-        "prompt_id": prompt["id"],
-        "prompt": prompt["messages"][-1]["content"],
-        "response": reply.text,
-        "finish_reason": REASONS.get(reply.finish_reason),
-        "tokens": reply.completion_tokens,
-        "sampling": sampling,
-        "sample": sample,
-    }
+    reason = REASONS.get(reply.finish_reason)
+    return answer_file.as_row(prompt, sample, reply.text, reason, reply.completion_tokens, sampling)
 
 
 def plan(requests, args, out, count, have):
@@ -85,9 +78,8 @@ def collect(out, prompts, args):
     for (prompt, sample), reply in zip(missing, replies, strict=True):
         if not reply.error:
             have[prompt["id"], sample] = as_row(prompt, sample, reply, sampling)
-    order = {prompt["id"]: number for number, prompt in enumerate(prompts)}
     if have:
-        runs.write_jsonl(out, sorted(have.values(), key=lambda row: (order[row["prompt_id"]], row["sample"])))
+        answer_file.write(out, prompts, have)
     errors = [reply.error for reply in replies if reply.error]
     if errors:
         raise UserError(f"{out}: {len(errors)} of {len(asked)} answers did not come ({errors[0]}); run this again")
