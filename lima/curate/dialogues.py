@@ -13,7 +13,6 @@ where a person accepts, rejects and edits (decisions.jsonl).
 
 import argparse
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -95,18 +94,10 @@ def curate(config, raw, out, seed=0, processes=1, keep_truncated=False):
     for source, size in zip(sources, sizes, strict=True):
         names = "with authors' names" if len(source.tables()) > 3 else "no Users.xml: authors by number"
         print(f"  {source.dump.site:<20} {size / 1e6:>10,.1f} MB  {names}")
-    for key, value in rules.items():
-        print(f"  {key}: {f'{len(value)} patterns' if len(str(value)) > 100 else value}")
+    parallel.show_settings(rules)
     parts = out / ".sites"
     jobs = [(source, rules, parts / source.dump.site) for source in sources]
-    parallel.run(chains.curate, jobs, sizes, processes)
-    with ledger.Step(out, rules, inputs) as step:
-        step.notes.update(sites={}, left_out=left)
-        for _, _, part in jobs:
-            step.add(part)
-            step.notes["sites"][part.name] = ledger.record(part)["notes"]
-    shutil.rmtree(parts, ignore_errors=True)
-    return step.counts
+    return parallel.by_site(chains.curate, jobs, sizes, processes, out, rules, inputs, left)
 
 
 def main(argv=None):

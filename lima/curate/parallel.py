@@ -1,10 +1,12 @@
-"""Jobs in a few processes, with one progress bar by bytes."""
+"""Jobs in a few processes, with one progress bar by bytes; and a site's each, whose parts become one step."""
 
 import multiprocessing
+import shutil
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from lima import UserError
+from lima.curate import ledger
 
 _bytes = None  # in a worker: the counter that it shares with the bar
 
@@ -37,6 +39,25 @@ def run(work, jobs, sizes, processes):
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def by_site(work, jobs, sizes, processes, out, rules, inputs, left):
+    """`run` over jobs that end on the folder of a site's finished step under `out`/.sites; joins these in `out`, in the order of
+    `jobs`, with the sites `left` out in its notes, and returns the counts by rule."""
+    run(work, jobs, sizes, processes)
+    with ledger.Step(out, rules, inputs) as step:
+        step.notes.update(sites={}, left_out=left)
+        for *_, part in jobs:
+            step.add(part)
+            step.notes["sites"][part.name] = ledger.record(part)["notes"]
+    shutil.rmtree(out / ".sites", ignore_errors=True)
+    return step.counts
+
+
+def show_settings(rules):
+    """Prints the settings of a step, long lists by their length."""
+    for key, value in rules.items():
+        print(f"  {key}: {f'{len(value)} patterns' if len(str(value)) > 100 else value}")
 
 
 def _start(counter):

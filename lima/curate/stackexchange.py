@@ -9,7 +9,6 @@ alone. Which one is read is the user's choice.
 
 import argparse
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -99,14 +98,7 @@ def curate(config, raw, out, seed=0, processes=1, keep_truncated=False, unfilter
     _plan(chosen, sizes, rules, out)
     parts = out / ".sites"
     jobs = [(dump, group, rules, parts / dump.site) for dump, group in chosen]
-    parallel.run(site.curate, jobs, sizes, processes)
-    with ledger.Step(out, rules, inputs) as step:
-        step.notes.update(sites={}, left_out=left)
-        for _, _, _, part in jobs:
-            step.add(part)
-            step.notes["sites"][part.name] = ledger.record(part)["notes"]
-    shutil.rmtree(parts, ignore_errors=True)
-    return step.counts
+    return parallel.by_site(site.curate, jobs, sizes, processes, out, rules, inputs, left)
 
 
 def _plan(chosen, sizes, rules, out):
@@ -114,8 +106,7 @@ def _plan(chosen, sizes, rules, out):
     for (dump, group), size in zip(chosen, sizes, strict=True):
         names = "with authors' names" if len(site.tables(dump)) > 1 else "no Users.xml: authors by number"
         print(f"  {dump.site:<20} {group:<6} {size / 1e6:>10,.1f} MB  {names}")
-    for key, value in rules.items():
-        print(f"  {key}: {f'{len(value)} patterns' if len(str(value)) > 100 else value}")
+    parallel.show_settings(rules)
 
 
 def main(argv=None):
