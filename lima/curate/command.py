@@ -1,4 +1,4 @@
-"""The command line that the row-by-row curation steps share: plan, progress by bytes, counts by rule."""
+"""The command lines that curation steps share; of the row-by-row ones also the plan, progress by bytes and counts by rule."""
 
 import argparse
 from contextlib import ExitStack
@@ -15,13 +15,9 @@ def run(name, defaults, suffixes, work, doc, argv, more=()):
     searched for. `more`: further options that name files, such as "--comments"; `paths` is a dict, "raw" → files and one
     key an option. `tick(bytes)` moves the bar. Raises `UserError`.
     """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="the data recipe: recipes/data/NAME.yaml")
-    parser.add_argument("--raw", required=True, nargs="+", help=f"files or folders: {', '.join(suffixes)}")
+    parser = arguments(doc, f"files or folders: {', '.join(suffixes)}", nargs="+")
     for option in more:
         parser.add_argument(option, nargs="+", default=[], help="files or folders of the same kinds")
-    parser.add_argument("--out", required=True, help="folder for candidates.parquet and ledger.parquet")
-    parser.add_argument("--seed", type=int, default=0, help="what is chosen at random follows it (default: 0)")
     args = vars(parser.parse_args(argv))
     rules = {**settings.section(args["config"], name, defaults), "seed": args["seed"]}
     paths = {key: files(args[key], suffixes) for key in ("raw", *(option.strip("-") for option in more))}
@@ -39,6 +35,26 @@ def run(name, defaults, suffixes, work, doc, argv, more=()):
     print(ledger.table(step.counts))
     for key, value in step.notes.items():
         print(f"  {key}: {value}")
+
+
+def arguments(doc, raw, seed="what is chosen at random follows it (default: 0)", **more):
+    """The flags of every step. `raw`, `seed`: what --help says of these two; `more`: what else argparse should know of --raw."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="the data recipe: recipes/data/NAME.yaml")
+    parser.add_argument("--raw", required=True, help=raw, **more)
+    parser.add_argument("--out", required=True, help="folder for candidates.parquet and ledger.parquet")
+    parser.add_argument("--seed", type=int, default=0, help=seed)
+    return parser
+
+
+def run_sites(curate, parser, argv):
+    """Parses the flags of a step that reads sites, calls `curate` with them, and prints the counts by rule."""
+    parser.add_argument("--processes", type=int, default=1, help="sites that are read at the same time (default: 1)")
+    parser.add_argument("--keep_truncated", action="store_true", help="keep what was read of a file that ends early")
+    args = parser.parse_args(argv)
+    if args.processes < 1:
+        raise UserError("--processes: expected 1 or more")
+    print(ledger.table(curate(**vars(args))))
 
 
 def _bar(size):

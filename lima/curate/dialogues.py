@@ -11,14 +11,13 @@ choose from: `make curate-mix` draws 30 and ranks twice as many in review.jsonl,
 where a person accepts, rejects and edits (decisions.jsonl).
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
 import lima
 from lima import UserError
-from lima.curate import archives, chains, ledger, parallel, posts, settings, stackexchange
+from lima.curate import archives, chains, command, ledger, parallel, posts, settings, stackexchange
 
 DEFAULTS = {
     "answer_min_score": 3,
@@ -101,17 +100,11 @@ def curate(config, raw, out, seed=0, processes=1, keep_truncated=False):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="the data recipe: recipes/data/NAME.yaml")
-    parser.add_argument("--raw", required=True, help="a dump, or a folder of dumps, with Comments.xml")
-    parser.add_argument("--out", required=True, help="folder for candidates.parquet and ledger.parquet")
-    parser.add_argument("--seed", type=int, default=0, help="as in the other steps; here nothing is chosen at random")
-    parser.add_argument("--processes", type=int, default=1, help="sites that are read at the same time (default: 1)")
-    parser.add_argument("--keep_truncated", action="store_true", help="keep what was read of a file that ends early")
-    args = parser.parse_args(argv)
-    if args.processes < 1:
-        raise UserError("--processes: expected 1 or more")
-    print(ledger.table(curate(**vars(args))))
+    raw, seed = (
+        "a dump, or a folder of dumps, with Comments.xml",
+        "as in the other steps; here nothing is chosen at random",
+    )
+    command.run_sites(curate, command.arguments(__doc__, raw, seed), argv)
 
 
 if __name__ == "__main__":

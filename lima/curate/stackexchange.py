@@ -7,14 +7,13 @@ Since July 2024 whoever fetches the official dump agrees not to train language m
 alone. Which one is read is the user's choice.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
 import lima
 from lima import UserError
-from lima.curate import archives, ledger, parallel, posts, settings, site
+from lima.curate import archives, command, ledger, parallel, posts, settings, site
 
 DEFAULTS = {
     "unfiltered": False,
@@ -110,20 +109,11 @@ def _plan(chosen, sizes, rules, out):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="the data recipe: recipes/data/NAME.yaml")
-    parser.add_argument("--raw", required=True, help="a dump, or a folder of dumps")
-    parser.add_argument("--out", required=True, help="folder for candidates.parquet and ledger.parquet")
-    parser.add_argument("--seed", type=int, default=0, help="what is chosen at random follows it (default: 0)")
-    parser.add_argument("--processes", type=int, default=1, help="sites that are read at the same time (default: 1)")
+    parser = command.arguments(__doc__, "a dump, or a folder of dumps")
     parser.add_argument(
         "--unfiltered", action="store_true", default=None, help="no rule of quality or style (section 5)"
     )
-    parser.add_argument("--keep_truncated", action="store_true", help="keep what was read of a file that ends early")
-    args = parser.parse_args(argv)
-    if args.processes < 1:
-        raise UserError("--processes: expected 1 or more")
-    print(ledger.table(curate(**vars(args))))
+    command.run_sites(curate, parser, argv)
 
 
 if __name__ == "__main__":
