@@ -47,6 +47,17 @@ def signals_restored():
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def no_key(tmp_path, monkeypatch):
+    """An empty working folder, no key and no endpoint in the environment, and retries that come at once."""
+    from lima.evaluate import client
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """On a busy machine two wait for each other far longer than small models compute."""

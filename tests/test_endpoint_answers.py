@@ -12,15 +12,12 @@ from conftest import ROOT
 from servers.openai import OpenAI
 
 from lima import UserError, conversations, runs
-from lima.evaluate import answers, client, endpoint_answers
+from lima.evaluate import answers, endpoint_answers
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(no_key, tmp_path):
     """An empty working directory with the bundled prompts."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr(client, "BACKOFF", 0.01)
     (tmp_path / "data").symlink_to(ROOT / "data")
     return tmp_path
 

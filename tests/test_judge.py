@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lima import exit_codes, runs
-from lima.evaluate import asking, client, judge, rate, verdicts
+from lima.evaluate import asking, judge, rate, verdicts
 from tests.servers.openai import OpenAI
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,12 +25,8 @@ GONE = Path("judgments/former/one-vs-two.jsonl")
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
+def server(no_key):
     """A judge that always says A; the test runs in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(client, "BACKOFF", 0.01)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with OpenAI(lambda messages: "It is.\nVerdict: A") as server:
         yield server
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lima import exit_codes, runs
-from lima.evaluate import asking, client, rate
+from lima.evaluate import asking, rate
 from tests.servers.openai import OpenAI
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,12 +17,8 @@ GRADES = Path("judgments/one.grade.jsonl")
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
+def server(no_key):
     """A judge that gives everything a 4; the test runs in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(client, "BACKOFF", 0.01)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with OpenAI(lambda messages: "It will do.\n\n4") as server:
         yield server
 
