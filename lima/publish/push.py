@@ -61,10 +61,7 @@ def _by_epoch(run, epochs):
         half = sorted(p.name for p in run.glob("checkpoint-*"))
         why = f"{half[-1]} has no {runs.MARKER}: half-written, or of another repo" if half else "it has none"
         raise UserError(f"{run}: no complete checkpoint ({why}); train one with `make sft-NAME`")
-    try:
-        wanted = runs.parse_epochs(epochs or "all")
-    except UserError as error:
-        raise UserError(str(error).replace("keep_epochs", "EPOCHS")) from None
+    wanted = runs.parse_epochs(epochs or "all", "EPOCHS")
     whole = {round(e): p for p in found if abs((e := runs.marker(p)["epoch"]) - round(e)) < 1e-4 and round(e) > 0}
     chosen = {f"epoch-{epoch:02}": folder for epoch, folder in sorted(whole.items()) if wanted(epoch)}
     if epochs and not chosen:
