@@ -115,6 +115,18 @@ def newest_checkpoint(run):
 
 
 @contextlib.contextmanager
+def locked(folder):
+    """Keeps `folder` to this process; the lock is the operating system's and ends with it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def training(run):
     """Keeps `run` to this process while it trains; the first rank's part. Raises `UserError` where another trains it.
 

@@ -5,10 +5,7 @@ changed since goes to `former/` beside it, where it stays, and is copied back wh
 lost, and nothing old is counted.
 """
 
-import contextlib
-import fcntl
 import json
-import os
 from pathlib import Path
 
 from lima import UserError, runs
@@ -24,18 +21,22 @@ def read(path, **owner):
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            hash(place(row))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise UserError(f"{path}: line {number} is not a row of judgments; mend it or take it out") from None
-        if any(row.get(key) != name for key, name in owner.items()):
-            found = " and ".join(str(row.get(key)) for key in owner)
-            raise UserError(f"{path}: line {number} is on {found}; move the file, or rename a system")
-        rows.append(row)
+        if line.strip():
+            rows.append(parse(line, f"{path}: line {number}", **owner))
     return rows
+
+
+def parse(line, where, **owner):
+    """A line of a file of judgments as its row; raises as `read` does, with `where` in front."""
+    try:
+        row = json.loads(line)
+        hash(place(row))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{where} is not a row of judgments; mend it or take it out") from None
+    if any(row.get(key) != name for key, name in owner.items()):
+        found = " and ".join(str(row.get(key)) for key in owner)
+        raise UserError(f"{where} is on {found}; move the file, or rename a system")
+    return row
 
 
 def subject(row):
@@ -77,7 +78,7 @@ def write(path, new, digests, args, **owner):
 
     The file is read again first, under a lock: another judge may have written to it meanwhile.
     """
-    with _locked(path.parent):
+    with runs.locked(path.parent):
         away, here = read(former(path), **owner), read(path, **owner)
         mine = [row for row in away if subject(row)[:2] == (args.judge, args.prompts)]
         kept, _ = sorted_out([*mine, *here, *new], digests, args)
@@ -87,15 +88,3 @@ def write(path, new, digests, args, **owner):
             runs.write_jsonl(former(path), every.values())
         runs.write_jsonl(path, kept)
     return len(old)
-
-
-@contextlib.contextmanager
-def _locked(folder):
-    """Keeps `folder` to this process; the lock is the operating system's and ends with it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
