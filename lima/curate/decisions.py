@@ -2,8 +2,9 @@
 
     {"id": "stackexchange/beer/12", "decision": "accept", "who": "ada", "when": "2024-05-01T10:00:00Z", "why": "clear"}
 
-`decision` is accept, reject or edit; an edit carries `messages`, the conversation as it should be. The last line about an id
-counts. The authors of the paper chose their Reddit and task examples by hand: this is where such a choice is kept.
+`decision` is accept, reject or edit; an edit carries `messages`, the conversation as it should be; undo takes back what was
+decided. The last line about an id counts. The authors of the paper chose their Reddit and task examples by hand: this is where
+such a choice is kept.
 """
 
 import datetime
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from lima import UserError
 
-KINDS = ("accept", "reject", "edit")
+KINDS = ("accept", "reject", "edit", "undo")
 
 
 def load(path):
@@ -29,16 +30,29 @@ def load(path):
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     for number, line in enumerate(lines, 1):
         if line.strip():
-            decision = _checked(line, f"{path}: line {number}")
-            found[decision["id"]] = decision
+            put(found, parse(line, f"{path}: line {number}"))
     return found
 
 
-def _checked(line, where):
+def put(found, decision):
+    """Notes the decision in `found` (id → its last)."""
+    if decision["decision"] == "undo":
+        found.pop(decision["id"], None)
+    else:
+        found[decision["id"]] = decision
+
+
+def parse(line, where):
+    """A line as its decision; raises as `checked`."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         raise UserError(f"{where}: not valid JSON; expected one decision a line") from None
+    return checked(row, where)
+
+
+def checked(row, where):
+    """A decision that is whole and well-formed; raises `UserError` with `where` in front."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected an object, found {type(row).__name__}")
     for key in ("id", "who", "when"):
