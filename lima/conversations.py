@@ -86,17 +86,27 @@ def load(dataset, split="train", revision=None, exclude_sources=()):
 
 def load_prompts(dataset, split="train", revision=None):
     """Reads a prompt file: rows `{id, source, messages, row}` whose messages end on a user turn."""
+    rows = load_rows(dataset, split, revision)
+    for row in rows:
+        if row["messages"][-1]["role"] == "assistant":
+            row["messages"].pop()
+    if not rows:
+        raise UserError(f"{dataset}: no prompt in it; expected rows with `messages`")
+    return rows
+
+
+def load_rows(dataset, split="train", revision=None):
+    """Reads and checks prompts and conversations alike: the rows as they are, with `id`, `messages` and `row`, their number.
+
+    Raises `UserError` naming the file, the rows (up to 20 of them) and the reasons.
+    """
     rows, bad = [], []
     for number, row in enumerate(_read(dataset, split, revision)):
         try:
-            messages = _messages(row)
-            keep = len(messages) if messages[-1]["role"] == "user" else len(messages) - 1
-            rows.append({**row, "id": str(row.get("id", number)), "messages": messages[:keep], "row": number})
+            rows.append({**row, "messages": _messages(row), "id": str(row.get("id", number)), "row": number})
         except ValueError as error:
             bad.append((number, str(error)))
     _raise_bad(dataset, bad)
-    if not rows:
-        raise UserError(f"{dataset}: no prompt in it; expected rows with `messages`")
     return rows
 
 
