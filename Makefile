@@ -23,7 +23,7 @@ JUDGED   = --judge "$(JUDGE)" $(BILL) $(ASKED)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart plan test test-all lint chat generate answers judge grade select agreement signals report lm-eval verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
+.PHONY: help setup quickstart plan test test-all lint chat generate answers judge grade select agreement signals report studio studio-export studio-import lm-eval verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.requirements-%
 
@@ -121,6 +121,18 @@ signals: $(EVALUATE) ## without a judge: EOT share, lengths, repetition, refusal
 
 report: $(EVALUATE) ## report/index.html: the paper's figures beside ours; RUNS="runs/a …"
 	@$(PY) -m lima.evaluate.report $(if $(RUNS),--runs $(RUNS)) $(ARGS)
+
+studio: $(VENV)/.requirements-studio ## in the browser: review DATA=…; blind: compare A=… B=…, rate RATE=…
+	@$(PY) -m lima.studio.serve $(if $(filter command line,$(origin DATA)),--data $(if $(wildcard $(DATA)),$(DATA),data/$(DATA))) \
+	  $(if $(A),--a "$(A)") $(if $(B),--b $(B)) $(if $(RATE),--rate $(RATE)) $(if $(ANNOTATORS),--annotators $(ANNOTATORS)) \
+	  $(if $(PORT),--port $(PORT)) $(if $(SHARE),--share) $(ASKED)
+
+studio-export: $(EVALUATE) ## A=… B=… as a Label Studio project OUT=…; studio-import RESULTS=…
+	@$(PY) -m lima.studio.label_studio export --a "$(A)" --b "$(B)" --out "$(OUT)" \
+	  $(if $(ANNOTATORS),--annotators $(ANNOTATORS)) $(ASKED)
+
+studio-import: $(EVALUATE)
+	@$(PY) -m lima.studio.label_studio import --project "$(OUT)" --results "$(RESULTS)" $(ARGS)
 
 lm-eval: $(VENV)/.requirements-lm-eval ## RUN in EleutherAI's harness: what it still knows
 	@$(PY) -m lima.evaluate.harness --run $(RUN) $(ARGS)
