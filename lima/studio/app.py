@@ -18,7 +18,6 @@ from lima.studio.annotate import Refused
 from lima.studio.results import results
 
 PAGE = Path(__file__).parent / "page"
-ROOMS = ("review", "compare", "rate")
 HERE = ("127.0.0.1", "localhost", "[::1]")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -103,10 +102,8 @@ def make(review=None, compare=None, rate=None, instructions=None, hints=None, pa
 
     app.mount("/page", StaticFiles(directory=PAGE))
 
-    @app.get("/")
-    @app.get("/{room}")
-    def page(room: Literal["", "review", "compare", "rate"] = ""):
-        return FileResponse(PAGE / "index.html")
+    for path in ("/", "/review", "/compare", "/rate"):
+        app.get(path)(lambda: FileResponse(PAGE / "index.html"))
 
     return app
 

@@ -38,6 +38,12 @@ def _formula(self, tokens, index, options, env):
     return f'<pre class="math">{text}</pre>' if token.block else f'<code class="math">{text}</code>'
 
 
+def _fence(self, tokens, index, options, env):
+    info, code = html.escape(tokens[index].info.strip()), html.escape(tokens[index].content)
+    return f"<pre><code>{f'<i>{info}</i><br>' if info else ''}{code}</code></pre>\n"
+
+
+_markdown.add_render_rule("fence", _fence)
 for name in ("math_inline", "math_inline_double", "math_block", "math_block_eqno", "math_block_label", "amsmath"):
     _markdown.add_render_rule(name, _formula)
 
