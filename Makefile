@@ -23,7 +23,7 @@ JUDGED   = --judge "$(JUDGE)" $(BILL) $(ASKED)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart plan test test-all lint chat generate answers judge grade select agreement signals report studio studio-export studio-import lm-eval verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
+.PHONY: help setup quickstart plan test test-all lint chat generate dialogue answers judge grade select agreement signals report studio studio-export studio-import lm-eval verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.requirements-%
 
@@ -99,6 +99,10 @@ merge: $(READY) ## fold the adapter of RUN into its base: RUN/merged
 ##@ Judge it (docs/evaluation.md)
 generate: $(READY) ## RUN's answers as the paper decodes; EPOCHS=5-10 PROMPTS=test SAMPLES=5
 	@$(PY) -m lima.evaluate.generate --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SAMPLES),--samples $(SAMPLES)) $(ASKED)
+
+dialogue: $(EVALUATE) ## RUN's replies in ten dialogues; USER_MODEL=name plays the user
+	@$(PY) -m lima.evaluate.dialogue --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	  $(if $(USER_MODEL),--user_model "$(USER_MODEL)" $(BILL),$(if $(DRY_RUN),--dry_run)) $(ARGS)
 
 answers: $(EVALUATE) ## another model's answers: MODEL=name BASE_URL=http://127.0.0.1:8000/v1
 	@$(PY) -m lima.evaluate.endpoint_answers --model "$(MODEL)" $(BILL) $(ASKED)

@@ -14,6 +14,7 @@ FILES = {
     "dev": "data/prompts/dev.jsonl",
     "test": "data/prompts/test.jsonl",
 }
+MORE = {name: f"data/prompts/{name}.jsonl" for name in ("safety", "structure", "dialogue")}  # they have tests of their own
 # Two prompts are near-duplicates when this part of their runs of so many words is shared (Jaccard).
 # The closest of today's pairs share 0.33, 0.08 and 0.03.
 NEAR = {1: 0.5, 3: 0.25, 5: 0.15}
@@ -22,7 +23,7 @@ URL = re.compile(r"\w+://|\bwww\.|\b[\w-]+\.(com|org|net|edu|gov|io|dev|ai)\b", 
 
 
 def read(name):
-    lines = (ROOT / FILES[name]).read_bytes().decode("utf-8").split("\n")
+    lines = (ROOT / {**FILES, **MORE}[name]).read_bytes().decode("utf-8").split("\n")
     assert lines.pop() == ""  # every row is a whole line
     return [json.loads(line) for line in lines]
 
@@ -40,8 +41,8 @@ def dialogues():
 
 
 def prompts():
-    """`(id, first prompt)` of all four files."""
-    return [(row["id"], row["messages"][0]["content"]) for name in FILES for row in read(name)]
+    """`(id, first prompt)` of all files."""
+    return [(row["id"], row["messages"][0]["content"]) for name in (*FILES, *MORE) for row in read(name)]
 
 
 def words(text):

@@ -207,3 +207,26 @@ def test_300_prompts_take_under_a_second_and_many_little_memory():
 def test_nothing_to_resample_is_said(call, words):
     with pytest.raises(UserError, match=words):
         call()
+
+
+def test_pooled_shares_draw_whole_dialogues():
+    """A ratio of sums, and as wide as the bootstrap of dialogues that is written out here."""
+    groups = [["win"] * 5, ["lose"], ["win", "lose", "lose"], ["tie"] * 2, ["win"] * 3 + ["lose"]]
+    found = intervals.shares(groups, pooled=True)
+    assert found["win"][0] == pytest.approx(9 / 15) and found["tie"][0] == pytest.approx(2 / 15)
+    random = np.random.default_rng(1)
+    wins, sizes = (np.array([f(group) for group in groups]) for f in (lambda g: g.count("win"), len))
+    drawn = random.integers(5, size=(20_000, 5))
+    shares = wins[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    assert found["win"][1] <= low + 0.01 and found["win"][2] >= high - 0.01  # a little further out, as prompts are few
+    alike = [["win"], ["lose"]] * 20
+    assert intervals.shares(alike, pooled=True) == intervals.shares(alike)
+
+
+def test_turns_of_a_dialogue_are_one_cluster():
+    from lima.evaluate import verdicts
+
+    groups = {"d-01/1": ["pass"], "d-01/2": ["fail", "pass"], "d-02/1": ["fail"]}
+    assert verdicts.clusters(groups, "dialogue-live") == {"d-01": ["pass", "fail", "pass"], "d-02": ["fail"]}
+    assert verdicts.clusters(groups, "test") == groups

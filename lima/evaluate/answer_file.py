@@ -1,7 +1,8 @@
 """A file of answers that grows an answer at a time and is never lost: `STEM.jsonl`, and `.STEM.partial.jsonl` until it is whole.
 
 Rows: `{prompt_id, prompt, response, finish_reason, tokens, sampling, sample}`. `sampling` holds all that an answer depends on
-beside its prompt and `sample`, so that what is there can be told from what is asked for.
+beside its prompt and `sample`, so that what is there can be told from what is asked for. A reply within a dialogue
+(dialogue.py) has the conversation before it as the text of its `prompt`, and as `messages`.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ def fill(out, prompts, sampling, answers, samples=1, limit=None, overwrite=False
     missing = [(prompt, n) for prompt in prompts[:limit] for n in range(samples) if (prompt["id"], n) not in have]
     if missing:
         try:
-            _add(partial(out), have, answers, missing, sampling, len(asked), label)
+            add(out, have, lambda tick: answers(missing, tick), sampling, len(asked) - len(missing), len(asked), label)
         except KeyboardInterrupt:
             kept = sum(key in have for key in asked)
             print(f"\n{out}: {kept} of {len(asked)} answers are kept; the same command goes on", file=sys.stderr)
@@ -41,8 +42,9 @@ def fill(out, prompts, sampling, answers, samples=1, limit=None, overwrite=False
     return [have[key] for key in asked]
 
 
-def _add(path, have, answers, missing, sampling, total, label):
-    """Appends a row to `path`, and to `have`, as each of the `missing` answers ends."""
+def add(out, have, answers, sampling, there, total, label):
+    """Appends a row to what is not whole yet of `out`, and to `have`, as each answer ends that `answers(tick)` yields; `there` of
+    `total` stand already."""
     from tqdm import tqdm
 
     generated, bar = 0, None
@@ -55,11 +57,9 @@ def _add(path, have, answers, missing, sampling, total, label):
         bar.set_postfix_str(f"{generated / max(bar.format_dict['elapsed'], 1e-9):,.0f} tokens/s", refresh=False)
         bar.update(0)
 
-    with _appending(path) as file:
-        found = answers(missing, tick)
-        with tqdm(
-            total=total, initial=total - len(missing), desc=label, unit="answer", miniters=0, mininterval=0.5
-        ) as bar:
+    with _appending(partial(out)) as file:
+        found = answers(tick)
+        with tqdm(total=total, initial=there, desc=label, unit="answer", miniters=0, mininterval=0.5) as bar:
             for prompt, sample, text, reason, tokens in found:
                 row = as_row(prompt, sample, text, reason, tokens, sampling)
                 file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
@@ -70,8 +70,14 @@ def _add(path, have, answers, missing, sampling, total, label):
 
 def as_row(prompt, sample, text, reason, tokens, sampling):
     """An answer as its file has it."""
-    return {"prompt_id": prompt["id"], "prompt": prompt["messages"][-1]["content"], "response": text,
-            "finish_reason": reason, "tokens": tokens, "sampling": sampling, "sample": sample}  # fmt: skip
+    so_far = {"messages": prompt["messages"]} if "transcript" in prompt else {}
+    return {"prompt_id": prompt["id"], "prompt": text_of(prompt), "response": text, "finish_reason": reason,
+            "tokens": tokens, "sampling": sampling, "sample": sample, **so_far}  # fmt: skip
+
+
+def text_of(prompt):
+    """What was asked: the last message, or the `transcript` of a dialogue so far."""
+    return prompt["transcript"] if "transcript" in prompt else prompt["messages"][-1]["content"]
 
 
 def write(out, prompts, have):
@@ -109,9 +115,9 @@ def stored(out, prompts, sampling, overwrite=False):
     Raises `UserError`, naming what differs, where some were made with other settings or to other prompts; with `overwrite` these
     are left out, and so replaced.
     """
-    have, texts = {}, {prompt["id"]: prompt["messages"][-1]["content"] for prompt in prompts}
+    have, texts = {}, {prompt["id"]: text_of(prompt) for prompt in prompts}
     for path in (out, partial(out)):
-        rows = _rows(path)
+        rows = read(path)
         others = [row for row in rows if row["sampling"] != sampling or texts.get(row["prompt_id"]) != row["prompt"]]
         if others and not overwrite:
             raise UserError(
@@ -125,7 +131,7 @@ def stored(out, prompts, sampling, overwrite=False):
     return have
 
 
-def _rows(path):
+def read(path):
     """The answers in a file, without a line that a death tore."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():

@@ -159,13 +159,15 @@ def at_a_time(sampling):
 def load_prompts(name, split="test"):
     """`(name of the set, rows)` of `dev`, `test` or another bare word (data/prompts/WORD.jsonl), or a file.
 
-    Raises `UserError` where two prompts have one id: answers are kept by it.
+    Raises `UserError` where two prompts have one id, as answers are kept by it, and for dialogues (dialogue.py).
     """
     path = f"data/prompts/{name}.jsonl" if re.fullmatch(r"[\w-]+", name) else name
     if path != name and not Path(path).is_file():
         have = ", ".join(sorted(file.stem for file in Path("data/prompts").glob("*.jsonl"))) or "none"
         raise UserError(f"{path}: no such prompts; there are: {have}; or give a file's path, such as ./{name}.jsonl")
     rows, first = conversations.load_prompts(path, split), {}
+    if any("follow_ups" in row for row in rows):
+        raise UserError(f"{path}: dialogues, not single prompts; python -m lima.evaluate.dialogue --scripts {path}")
     for row in rows:
         if row["id"] in first:
             raise UserError(

@@ -29,21 +29,25 @@ OUTCOMES = ("win", "tie", "lose")
 BLOCK = 2**20  # draws in memory at a time
 
 
-def shares(outcomes, rounds=10_000, seed=0, names=OUTCOMES):
+def shares(outcomes, rounds=10_000, seed=0, names=OUTCOMES, pooled=False):
     """`{"win": (share, low, high), …}`, each from 0 to 1, of a list (a prompt each) of lists of outcomes among `names`.
 
     A share that every prompt has whole, or none has at all, leaves a bootstrap nothing to vary; its open end is then the exact
-    one, 1 − 0.025^(1/prompts), so that 30 of 30 is (1, 0.88, 1). Raises `UserError` for no outcomes, or one not in `names`.
+    one, 1 − 0.025^(1/prompts), so that 30 of 30 is (1, 0.88, 1). pooled: shares of all outcomes rather than means of the prompts'
+    own, so that a long dialogue counts for more. Raises `UserError` for no outcomes, or one not in `names`.
     """
     groups = _filled(outcomes)
     if strange := {str(value) for group in groups for value in group} - set(names):
         raise UserError(f"outcomes: expected {', '.join(names)}; found {sorted(strange)[0]!r}")
     values = np.array([[group.count(name) / len(group) for name in names] for group in groups])
-    low, high = interval(resampled(values, rounds, seed), len(values))
+    weights = np.array([[len(group) if pooled else 1] for group in groups])
+    drawn = resampled(np.hstack([values * weights, weights]), rounds, seed)
+    low, high = interval(drawn[:, :-1] / drawn[:, -1:], len(values))
     open_end = 0.025 ** (1 / len(values))
     low = np.where(values.min(0) == 1, open_end, low)
     high = np.where(values.max(0) == 0, 1 - open_end, high)
-    return dict(zip(names, zip(values.mean(0).tolist(), low.tolist(), high.tolist(), strict=True), strict=True))
+    found = np.average(values, 0, weights[:, 0])
+    return dict(zip(names, zip(found.tolist(), low.tolist(), high.tolist(), strict=True), strict=True))
 
 
 def share(groups):

@@ -115,22 +115,27 @@ def summary(kind, rows):
     groups = {}
     for row in read:
         groups.setdefault(row["prompt_id"], []).append(row)
-    lines = figures(kind, list(groups.values())) if read else ["no reply could be read"]
+    sets = {row["prompts"] for row in read}
+    lines = (
+        figures(kind, list(verdicts.clusters(groups, *sets).values()), *sets) if read else ["no reply could be read"]
+    )
     answered = sum(row["raw"] is not None for row in rows)
     lines.append(f"asked {len(rows):,}, answered {answered:,}, parsed {len(read):,}")
     open_ = [row["prompt_id"] for row in rows if row["raw"] is not None and row[key] is None]
     return lines + ([f"could not be read (their text is kept): {asking.few(open_)}"] if open_ else [])
 
 
-def figures(kind, groups):
-    """Lines on rows grouped by prompt."""
+def figures(kind, groups, prompts=""):
+    """Lines on rows grouped by prompt, those of the set `prompts` by dialogue if it is of dialogues."""
     if kind == "grade":
         mean, low, high = intervals.mean([[row["grade"] for row in group] for group in groups])
         how_often = Counter(row["grade"] for group in groups for row in group)
         spread = ", ".join(f"{grade}: {how_often[grade]:,}" for grade in range(1, 7))
         return [f"mean grade {mean:.2f} ({low:.2f}–{high:.2f}), n = {len(groups):,}; {spread}"]
     if kind == "level":
-        found = intervals.shares([[row["level"] for row in group] for group in groups], names=LEVELS)
+        found = intervals.shares(
+            [[row["level"] for row in group] for group in groups], names=LEVELS, pooled="dialogue" in prompts
+        )
     else:
         found = {key: intervals.share([[bool(row[key]) for row in group] for group in groups]) for key in VALUES[kind]}
     return ["   ".join(f"{name} {asking.percent(share)}" for name, share in found.items()) + f"   n = {len(groups):,}"]

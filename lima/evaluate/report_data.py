@@ -165,13 +165,14 @@ def shares(name, title, paper, theirs, ours, keys, runs, how):
     rows = [paper_row(label, *(f"{value:g} %" for value in values), n=n, judge=by) for label, values, n, by in theirs]
     bars, cells = [], []
     for one in ours:
-        groups = list(one.groups().values())
-        found = intervals.shares(groups, names=keys) if groups else None
+        groups, talk = list(verdicts.clusters(one.groups(), one.prompts).values()), "dialogue" in one.prompts
+        found = intervals.shares(groups, names=keys, pooled=talk) if groups else None
+        n = f"n {sum(map(len, groups))}, {len(groups)} dialogues" if talk else f"n {len(groups)}"
         cells.append([one.label, *(asking.percent(found[key]) if found else NONE for key in keys), *about(one, runs)])
         if found:
             first, _, last = keys
             reach = {0: found[first][1:], 2: found[last][1:]}
-            bars.append((one.label, f"{one.judge} · n {len(groups)}", [found[key][0] for key in keys], reach))
+            bars.append((one.label, f"{one.judge} · {n}", [found[key][0] for key in keys], reach))
     drawn = [(label, f"n {n}", [value / 100 for value in values], None) for label, values, n, _ in theirs]
     notes = [f"the figure shows the first {SHOWN} of {len(bars)}"] if len(bars) > SHOWN else []
     notes += [] if ours else [f"not run here: {how}"]

@@ -1,6 +1,6 @@
 """The report's figures of ours for programs: `report/figures.json`, from which `make push` fills a card's evaluation table."""
 
-from lima.evaluate import intervals, report_draw
+from lima.evaluate import intervals, report_draw, verdicts
 from lima.evaluate.rate import LEVELS
 from lima.evaluate.report_data import extent
 
@@ -17,17 +17,19 @@ def figures(judged, runs):
             "prompts": one.prompts,
             "of": extent(one, runs),
             "date": one.date,
-            "values": values(one.kind, list(one.groups().values())),
+            "values": values(
+                one.kind, list(verdicts.clusters(one.groups(), one.prompts).values()), "dialogue" in one.prompts
+            ),
         }
         for one in judged
         if not one.checkpoints and one.groups()
     ]
 
 
-def values(kind, groups):
-    """What a kind of verdict comes to, by name."""
+def values(kind, groups, pooled=False):
+    """What a kind of verdict comes to, by name. pooled: as `intervals.shares` has it."""
     if kind == "grade":
         return {"grade": intervals.mean(groups)}
     if kind == "safety":
         return {"safe": intervals.share(groups)}
-    return intervals.shares(groups, names=report_draw.SHARES if kind == "pair" else LEVELS)
+    return intervals.shares(groups, names=report_draw.SHARES if kind == "pair" else LEVELS, pooled=pooled)

@@ -99,6 +99,16 @@ def _by_prompt(rows):
     return found
 
 
+def clusters(groups, prompts):
+    """`{prompt_id: [value, …]}` by what an interval draws again: prompts; of a set with "dialogue" in its name, whose ids are
+    DIALOGUE/TURN, whole dialogues, as their turns hang together."""
+    found = {}
+    for prompt_id, values in groups.items():
+        whole = prompt_id.rpartition("/")[0] if "dialogue" in prompts else ""
+        found.setdefault(whole or prompt_id, []).extend(values)
+    return found
+
+
 # ---- counting ----------------------------------------------------------------------------------------------------------
 
 

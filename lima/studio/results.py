@@ -27,10 +27,11 @@ def table(room, owner, prompts):
     found = {PEOPLE: _together(room.kind, people.values())} if len(people) > 1 else {}
     found |= {name.removeprefix(verdicts.HUMAN): _values(room.kind, rows) for name, rows in people.items()}
     found |= {name: _values(room.kind, rows) for name, rows in by.items() if name not in people}
+    talk = "dialogue" in prompts
     names = intervals.OUTCOMES if room.kind == "pair" else rate.LEVELS
     rows = [
-        {"who": who, "n": len(groups), "shares": intervals.shares(list(groups.values()), names=names)}
-        for who, groups in found.items()
+        {"who": who, "n": len(groups), "shares": intervals.shares(list(groups.values()), names=names, pooled=talk)}
+        for who, groups in ((who, verdicts.clusters(groups, prompts)) for who, groups in found.items())
         if groups
     ]
     return {"title": f"{' against '.join(owner.values())}, {prompts}", "shares": names, "rows": rows}
