@@ -23,7 +23,7 @@ JUDGED   = --judge "$(JUDGE)" $(BILL) $(ASKED)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart plan test test-all lint chat generate dialogue answers judge grade select agreement signals report studio studio-export studio-import lm-eval verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
+.PHONY: help setup quickstart plan test test-all lint chat generate dialogue answers judge grade select agreement signals report studio studio-export studio-import lm-eval reproduce status reproduce-smoke verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.requirements-%
 
@@ -141,17 +141,33 @@ studio-import: $(EVALUATE)
 lm-eval: $(VENV)/.requirements-lm-eval ## RUN in EleutherAI's harness: what it still knows
 	@$(PY) -m lima.evaluate.harness --run $(RUN) $(ARGS)
 
+##@ The whole paper, and your own (docs/reproduction.md)
+reproduce: $(EVALUATE) ## all of it, restartable anywhere: SIZE=65b JUDGE=… AGAINST="answers/x …"
+	@$(PY) -m lima.reproduce.paper $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(if $(AGAINST),--against $(AGAINST)) $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(ARGS)
+
+ablation-%: $(EVALUATE) ## quality diversity quantity dialogue structure open-questions; SIZE= SEEDS=3
+	@$(PY) -m lima.reproduce.ablation $* $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(if $(GPUS),--gpus $(GPUS)) $(if $(JOBS),--jobs $(JOBS)) \
+	  $(if $(SLURM),--slurm "$(SLURM)") $(ARGS)
+
+status: $(READY) ## how far the arms of all ablations are
+	@$(PY) -m lima.reproduce.status
+
+reproduce-smoke: $(EVALUATE) ## every stage of reproduce on a tiny Llama, in minutes
+	@$(PY) -m benchmarks.reproduce_smoke $(ARGS)
+
 ##@ Benchmarks (docs/performance.md)
-bench: $(READY) ## TRL's ways to train and ours, in turn: steps/s, memory, losses
+bench: $(READY) ## TRL's ways to train and ours; also bench-balance, bench-peers, bench-memory
 	@$(PY) -m benchmarks.step $(ARGS)
 
-bench-balance: $(VENV)/.requirements-bench ## slots a token needs on 1 to 64 GPUs; draws the figure
+bench-balance: $(VENV)/.requirements-bench
 	@$(PY) -m benchmarks.balance
 
-bench-peers: $(READY) ## litgpt and LLaMA-Factory beside ours, in venvs of their own
+bench-peers: $(READY)
 	@$(PY) -m benchmarks.peers $(ARGS)
 
-bench-memory: $(READY) ## the planner's memory beside what a GPU measures: 1B, 3B, 7B
+bench-memory: $(READY)
 	@$(PY) -m benchmarks.memory $(ARGS)
 
 chaos: $(READY) ## 120 deaths of a small training, each resumed to the same bits

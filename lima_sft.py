@@ -27,13 +27,13 @@ def main(argv):
     varlen.check(args.attn_implementation, args.padding_free)
     here = memory.machine()
     model = memory.check_fit(args, here)
-    data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
+    data = conversations.of_recipe(args)
     fetch.text(args)
     tokenizer = turns.load_tokenizer(args.model_name_or_path, recipe.base_command(args.config))
     base.check_base(args)
     model = model or memory.check_fit(args, here, fetch=True)  # a prepared base on the Hub
     encoded = turns.encode_all(tokenizer, data.rows, args.max_length, args.loss_on, args.over_length)
-    lengths = encoded.lengths
+    lengths = batches.packed(args, encoded.lengths)
     costs = plan.work(model[0], lengths)
     shape, load = batches.lay_out(args, lengths, costs, here.ranks)
     identity = resuming.identity(args, data, here)

@@ -33,7 +33,13 @@ class Conversations:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load(dataset, split="train", revision=None, exclude_sources=()):
+def of_recipe(recipe):
+    """The dataset that a resolved recipe trains on, as `load` gives it."""
+    where = recipe.dataset, recipe.dataset_split, recipe.dataset_revision
+    return load(*where, recipe.exclude_sources, recipe.exclude_rows)
+
+
+def load(dataset, split="train", revision=None, exclude_sources=(), exclude_rows=()):
     """Reads and checks a dataset to train on: every conversation has a response, and ends on one.
 
     A conversation that ends on a user turn loses that turn and is counted in `cut` (GAIR/lima's row 1021). Raises
@@ -47,10 +53,12 @@ def load(dataset, split="train", revision=None, exclude_sources=()):
         if source not in known_sources:
             names = ", ".join(sorted(map(str, known_sources)))
             raise UserError(f"{dataset}: exclude_sources names {source!r}, but its sources are: {names}")
+    if beyond := [number for number in exclude_rows or () if not 0 <= number < len(raw)]:
+        raise UserError(f"{dataset}: exclude_rows names row {beyond[0]}, but it has rows 0 to {len(raw) - 1}")
     for number, row in enumerate(raw):
         try:
             messages = _messages(row)
-            if _source(row) in (exclude_sources or ()):
+            if _source(row) in (exclude_sources or ()) or number in (exclude_rows or ()):
                 found.excluded += 1
                 continue
             if messages[-1]["role"] == "user":
@@ -75,7 +83,7 @@ def load(dataset, split="train", revision=None, exclude_sources=()):
         )
     _raise_bad(dataset, bad)
     if found.excluded and not found.rows:
-        raise UserError(f"{dataset}: exclude_sources leaves no row; name fewer")
+        raise UserError(f"{dataset}: exclude_sources and exclude_rows leave no row; name fewer")
     if not found.rows:
         raise UserError(f"{dataset}: no conversation in it; expected rows with `messages`")
     if found.cut:

@@ -51,7 +51,8 @@ class LimaArguments:
     )
     base_revision: str | None = _arg("Revision of `base` on the Hub.")
     eot_token: str = _arg(
-        "The end-of-turn token; a new row unless the base's vocabulary has it (section 3).", default="<|eot|>"
+        "The end-of-turn token; a new row unless the base's vocabulary has it (section 3); base-eos: the base's own EOS.",
+        default="<|eot|>",
     )
     padding_token: str = _arg("The padding token: never EOT, never EOS.", default="<|pad|>")
     eot_init: str = _arg(
@@ -63,6 +64,7 @@ class LimaArguments:
     dataset_split: str = _arg("The split to train on, for Hub datasets and folders.", default="train")
     dataset_revision: str | None = _arg("Revision of `dataset` on the Hub.")
     exclude_sources: list[str] | None = _arg("Sources to leave out, as the rows' `source` names them.")
+    exclude_rows: list[int] | None = _arg("Rows to leave out, counted from 0.")
     heldout: str | None = _arg("Examples for held-out loss, in any form that `dataset` has. Never picks a checkpoint.")
     dev_prompts: str | None = _arg("Prompts that judge checkpoints; a warning if one is trained on.")
     test_prompts: str | None = _arg("Prompts that report the result; a warning if one is trained on.")
@@ -77,6 +79,10 @@ class LimaArguments:
         choices=["trim", "drop", "error"],
     )
     global_batch_size: int = _arg("Examples an optimiser step, over all ranks (section 3).", default=32)
+    packed: bool = _arg(
+        "Steps as packing makes them: the examples that global_batch_size packed blocks of max_length tokens hold.",
+        default=False,
+    )
     tokens_per_device: int = _arg(
         "Most tokens that a rank computes at a time; the number of micro-batches a step follows from it.", default=4096
     )
@@ -175,7 +181,7 @@ def read_chain(path):
     return chain
 
 
-def _tokens(key, value):
+def tokens(key, value):
     """One recipe line as command-line words, so that YAML and flags are typed by the same parser."""
     if isinstance(value, list):
         return [f"--{key}", *map(str, value)]
@@ -213,8 +219,8 @@ def load(argv):
             given[key], origin[key] = value, path
     for key, value in given.items():
         if value is not None:  # null: back to the default
-            _parse(parser, _tokens(key, value), f"{origin[key]}: {key}")
-            words += _tokens(key, value)
+            _parse(parser, tokens(key, value), f"{origin[key]}: {key}")
+            words += tokens(key, value)
     flags = [_underscored(flag) for flag in flags]
     for flag in flags:
         if flag.startswith("--"):

@@ -20,6 +20,7 @@ from lima import UserError, exit_codes, hub, recipe, runs, turns
 
 EMBEDDINGS, HEAD = "embed_tokens.weight", "lm_head.weight"
 RECORD = "lima_base.json"
+OWN_EOS = "base-eos"  # as EOT: the ablation's arm, which has no token of its own
 UNTRAINED = 0.01  # of the median norm: a reserved row that pretraining never touched, as Llama 3's are
 # Section 4.1; top_k 0, because transformers would cut to 50 tokens otherwise.
 GENERATION = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0, "max_new_tokens": 2048}
@@ -147,6 +148,8 @@ def _tokenizer(folder, eot_token, pad_token):
         )
     if base_eos is None:
         raise UserError(f"{folder}: its tokenizer has no EOS token")
+    if eot_token == OWN_EOS:
+        eot_token = tokenizer.eos_token
     if pad_token in (eot_token, tokenizer.eos_token):
         raise UserError(f"pad_token {pad_token!r} must be neither EOT nor EOS: a masked pad is a stop never trained")
     new = [token for token in (eot_token, pad_token) if token not in tokenizer.get_vocab()]

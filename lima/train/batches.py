@@ -174,6 +174,22 @@ def load_of(dealt, lengths, costs):
     )
 
 
+def packed(recipe, lengths):
+    """Sets the examples a step of a recipe with `packed` to as many as its `global_batch_size` blocks of `max_length` tokens hold
+    when the dataset is packed as TRL does; returns `lengths`."""
+    if recipe.packed:
+        import datasets
+        from trl import pack_dataset
+
+        rows = datasets.Dataset.from_dict({"input_ids": [[0] * length for length in lengths]})
+        datasets.disable_progress_bars()
+        blocks = len(pack_dataset(rows, recipe.max_length, "bfd"))
+        datasets.enable_progress_bars()
+        recipe.global_batch_size = min(round(recipe.global_batch_size * len(lengths) / blocks), len(lengths))
+        recipe.packed = False  # done
+    return lengths
+
+
 def lay_out(recipe, lengths, costs, ranks):
     """`(Shape, Load)` of a run: the fewest micro-batches that `deal` fits into the budget at every one of its steps.
 

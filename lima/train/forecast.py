@@ -71,7 +71,7 @@ def lengths(args):
         return listed, f"{args.dataset}: lengths as listed, in LLaMA's tokens{more}"
     if not Path(args.dataset).exists() and not args.dataset.endswith(conversations.SUFFIXES):
         return listed, f"{args.dataset}: not here; LIMA's lengths instead"
-    data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
+    data = conversations.of_recipe(args)
     if (Path(args.model_name_or_path) / "tokenizer.json").is_file():
         tokenizer = turns.load_tokenizer(args.model_name_or_path, recipe.base_command(args.config))
         found = turns.encode_all(tokenizer, data.rows, args.max_length, args.loss_on, args.over_length).lengths
@@ -116,6 +116,7 @@ def judge(args, config, place, tokens):
             f"{args.global_batch_size} GPUs at most"
         )
     need = memory.decide(args, config, here)
+    batches.packed(args, tokens)
     shape, load = batches.lay_out(args, tokens, plan.work(config, tokens), place.ranks)
     each, _, total = plan.steps(len(tokens), args)
     host = memory.host_need(args, config, need, place.ranks, place.nodes) if here.gpu else need.peak * place.gpus

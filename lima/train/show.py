@@ -35,7 +35,7 @@ def main(argv):
     console.print(f"[bold]{args.config}[/bold], resolved\n")
     console.print(recipe.as_yaml(dict(sorted(args.given.items()))), markup=False)
     tokenizer = turns.load_tokenizer(args.model_name_or_path, recipe.base_command(args.config))
-    data = conversations.load(args.dataset, args.dataset_split, args.dataset_revision, args.exclude_sources)
+    data = conversations.of_recipe(args)
     encoded = turns.encode_all(tokenizer, data.rows, args.max_length, args.loss_on, args.over_length)
     multi = [i for i, row in enumerate(encoded.kept) if len(row["messages"]) > 2][:1]
     chosen = list(dict.fromkeys([*range(min(EXAMPLES - len(multi), len(encoded.rows))), *multi]))
