@@ -100,6 +100,7 @@ def planned(args, found, given):
     if args.seeds < 1 or args.jobs < 1 or args.gpus < 1 or (args.limit or 1) < 1 or (args.samples or 1) < 1:
         raise UserError("--seeds, --jobs, --gpus, --limit and --samples: expected 1 or more")
     todo, asked = [], min(args.limit or 10**9, prompts(found))
+    samples = 1 if found.samples == 1 else args.samples or found.samples
     for arm in found.arms:
         name = arms.trained_as(arm)
         for seed in range(1, args.seeds + 1):
@@ -109,11 +110,15 @@ def planned(args, found, given):
             words = arms.words(name, args.size, seed, given)
             resolved = recipe.load(words)
             same(run, resolved)
-            about = {
-                "ablation": args.name, "arm": arm, "size": args.size, "seed": seed, "label": arm,
-                "epochs": resolved.num_train_epochs, "max_steps": resolved.max_steps, "prompts": found.prompts, "asked": asked,
-                "samples": found.samples if found.samples == 1 else args.samples or found.samples, "kind": found.kind, "judge": args.judge,
-            }  # fmt: skip
+            about = {"ablation": args.name, "arm": arm, "size": args.size, "seed": seed, "label": arm}
+            about |= {"epochs": resolved.num_train_epochs, "max_steps": resolved.max_steps}
+            about |= {
+                "prompts": found.prompts,
+                "asked": asked,
+                "samples": samples,
+                "kind": found.kind,
+                "judge": args.judge,
+            }
             todo.append((run, about, (resolved, words)))
     if not todo:
         raise UserError(f"--only {args.only}: no run of {args.name} has that name")
