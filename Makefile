@@ -119,9 +119,9 @@ select: $(EVALUATE) ## RUN's best epoch by JUDGE of its dev answers, never by lo
 agreement: $(EVALUATE) ## how far judges and people agree; FILES=judgments/a-vs-b.jsonl
 	@$(PY) -m lima.evaluate.agreement $(or $(FILES),judgments/*-vs-*.jsonl) $(ARGS)
 
-signals: $(EVALUATE) ## without a judge: EOT share, lengths, repetition, refusals, copying
-	@$(PY) -m lima.evaluate.signals --run $(RUN) $(ASKED)
-	@$(PY) -m lima.evaluate.copied --run $(RUN) $(ASKED)
+signals: $(EVALUATE) ## no judge: EOT share, lengths, repetition, copying; EPOCHS=5-10, RUN=answers/NAME
+	@$(PY) -m lima.evaluate.signals $(if $(filter answers/%,$(RUN)),--answers,--run) $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ASKED)
+	@$(if $(filter answers/%,$(RUN)),:,$(PY) -m lima.evaluate.copied --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ASKED))
 
 report: $(EVALUATE) ## report/index.html: the paper's figures beside ours; RUNS="runs/a …"
 	@$(PY) -m lima.evaluate.report $(if $(RUNS),--runs $(RUNS)) $(ARGS)
@@ -146,7 +146,7 @@ reproduce: $(EVALUATE) ## all of it, restartable anywhere: SIZE=65b JUDGE=… AG
 	@$(PY) -m lima.reproduce.paper $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(if $(AGAINST),--against $(AGAINST)) $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(ARGS)
 
-ablation-%: $(EVALUATE) ## quality diversity quantity dialogue structure open-questions; SIZE= SEEDS=3
+ablation-%: $(EVALUATE) ## quality diversity quantity dialogue structure open-questions; SIZE=7b
 	@$(PY) -m lima.reproduce.ablation $* $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(if $(GPUS),--gpus $(GPUS)) $(if $(JOBS),--jobs $(JOBS)) \
 	  $(if $(SLURM),--slurm "$(SLURM)") $(ARGS)

@@ -291,6 +291,7 @@ def test_the_program_prints_the_table_in_80_columns(tmp_path, capsys):
     agreement.main([*map(str, judged(tmp_path)), "--authors", "eve"])
     said = capsys.readouterr().out
     assert "human:eve (author)" in said and "gpt-4o" in said
+    assert said.splitlines()[0].split() == ["annotator", "items", "labels"]
     line = next(line for line in said.splitlines() if line.startswith("crowd – crowd"))
     assert line.split()[3:5] == ["6", "60.0"] and line.split()[6] == "82"
     assert max(map(len, said.splitlines())) <= 80

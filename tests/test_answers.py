@@ -50,6 +50,9 @@ def test_the_selected_checkpoint_goes_before_the_newest(tmp_path):
     (folder / "selected.json").write_text(json.dumps({"checkpoint": "checkpoint-32"}))
     with pytest.raises(UserError, match=r"no answers to dev \(no .*checkpoint-32/dev.jsonl\)"):  # not another one's
         answers.load(folder)
+    (folder / "checkpoint-32").mkdir()
+    with pytest.raises(UserError, match=f"generate --run {folder}/checkpoint-32 --prompts dev$"):
+        answers.load(folder)
     for broken in ("{", "[]", '{"epoch": 2}'):
         (folder / "selected.json").write_text(broken)
         with pytest.raises(UserError, match=r"selected\.json: expected an object with `checkpoint`"):
@@ -90,6 +93,17 @@ def test_what_is_not_there_is_one_line(tmp_path):
         with pytest.raises(UserError, match=said) as error:
             answers.load(spec, "test")
         assert "\n" not in str(error.value)
+
+
+def test_without_any_answers_the_newest_checkpoint_is_named(tmp_path):
+    folder = tmp_path / "runs/tiny"
+    for step in (3, 12):
+        runs.write_marker(folder / f"checkpoint-{step}", {"step": step, "epoch": step / 3, "files": {}})
+    said = f"no {folder}/generations/checkpoint-12/test.jsonl.*generate --run {folder}/checkpoint-12 --prompts test$"
+    with pytest.raises(UserError, match=said):
+        answers.load(folder, "test")
+    with pytest.raises(UserError, match="the name of the answers is empty; give a run such as"):
+        answers.load("")
 
 
 # ---- what they hold ----------------------------------------------------------------------------------------------------

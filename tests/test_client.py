@@ -212,10 +212,10 @@ def test_retry_after_holds_for_all_calls(server, tmp_path):
 
 
 def test_retry_after_may_be_a_date(server, tmp_path):
-    server.fail(503, retry_after=formatdate(time.time() + 2, usegmt=True))
+    server.fail(503, retry_after=formatdate(time.time() + 3, usegmt=True))
     client.ask([question()], "judge", server.url, tmp_path)
     first, second = [call["at"] for call in server.calls]
-    assert 0.9 < second - first < 4
+    assert 0.9 < second - first < 4  # a date has whole seconds, and the first call takes a while to come
 
 
 @pytest.mark.parametrize("header", ["soon", "nan", "-5", ""])
@@ -271,7 +271,7 @@ def test_a_setting_that_the_model_does_not_take_ends_everything(server, tmp_path
 
 def test_a_wait_of_an_hour_is_left_to_the_user(server, tmp_path):
     server.fail(429, retry_after=3600)
-    with pytest.raises(UserError, match=r"asks to wait 3600 s; what was answered is kept, run this again then"):
+    with pytest.raises(UserError, match=r"asks to wait 3600 s; run this again then$"):
         client.ask(questions(3), "judge", server.url, tmp_path, concurrency=1)
 
 
@@ -312,8 +312,12 @@ def test_a_url_that_is_none(url, tmp_path):
 
 
 def test_numbers_that_make_no_sense(tmp_path):
-    for wrong in ({"concurrency": 0}, {"rate": 0}, {"rate": -1.0}):
-        with pytest.raises(UserError, match="expected concurrency of 1 or more and a rate above 0"):
+    for wrong, said in (
+        ({"concurrency": 0}, "^concurrency: expected 1 or more, found 0$"),
+        ({"rate": 0}, "^rate: expected a number above 0, found 0$"),
+        ({"rate": -1.0}, "found -1$"),
+    ):
+        with pytest.raises(UserError, match=said):
             client.ask([question()], "judge", "http://127.0.0.1:1/v1", tmp_path, **wrong)
 
 
@@ -355,7 +359,9 @@ def test_the_key_is_nowhere(tmp_path, monkeypatch, caplog, capfd):
         assert got[0].error == "500 cannot work for ***"
         wrong = "sk-" + "fedcba9876543210" * 2
         monkeypatch.setenv("OPENAI_API_KEY", wrong)
-        with pytest.raises(UserError, match=r"401 Incorrect API key provided: \*\*\*$"):  # this server says the key
+        with pytest.raises(
+            UserError, match=r"401 Incorrect API key provided: \*\*\*; 3 of 9"
+        ):  # this server says the key
             client.ask(questions(9), "judge", server.url, tmp_path)
         monkeypatch.setenv("OPENAI_API_KEY", wrong[:9] + "\n" + wrong[9:])
         with pytest.raises(UserError, match="OPENAI_API_KEY holds characters that no key has; set it again"):

@@ -156,6 +156,25 @@ def test_rows_that_the_recipe_leaves_out_were_not_trained_on(run, tmp_path):
     assert {row["source"] for row in copied.training_rows(run)} == sources - {rows[0]["source"]}
 
 
+def test_rows_that_were_dropped_as_too_long_were_not_trained_on(run, tmp_path, smollm2, smollm2_tokenizer, capsys):
+    """By the tokens of each turn and its EOT, counted here; no checkpoint stands, so the recipe's base gives the tokenizer."""
+    record = yaml.safe_load((run / "recipe.yaml").read_text())
+    record["recipe"] |= {"over_length": "drop", "max_length": 256, "model_name_or_path": str(smollm2)}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(record))
+    rows = runs.read_jsonl(tmp_path / "some.jsonl")
+    lengths = [
+        sum(len(smollm2_tokenizer(turn["content"])["input_ids"]) + 1 for turn in row["messages"]) for row in rows
+    ]
+    bos = smollm2_tokenizer.bos_token_id is not None
+    kept = [row["id"] for row, length in zip(rows, lengths, strict=True) if length + bos <= 256]
+    assert 0 < len(kept) < 30 and [row["id"] for row in copied.training_rows(run)] == kept
+    copied.main(["--run", str(run)])
+    assert f"6 answers beside {len(kept)} training rows" in capsys.readouterr().out
+    record["recipe"]["over_length"] = "trim"
+    (run / "recipe.yaml").write_text(yaml.safe_dump(record))
+    assert len(copied.training_rows(run)) == 30
+
+
 @pytest.mark.parametrize(
     "change, words, said",
     [

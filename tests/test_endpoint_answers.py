@@ -107,6 +107,18 @@ def test_more_is_added_and_nothing_is_asked_twice(place, server, capsys):
     assert "calls    0; 10 replies are in judgments/cache" in capsys.readouterr().out
 
 
+def test_nothing_to_ask_costs_nothing_and_shows_no_bar(place, server, capsys):
+    answer(server, "--limit", 2, "--price", "2,10")
+    words = [len(call["messages"][0]["content"].split()) for call in server.answered]
+    assert (
+        f"used     {sum(words):,} tokens in, {sum(words) + 4:,} out, $0.0" in capsys.readouterr().out
+    )  # "To answer: "
+    answer(server, "--limit", 2, "--price", "2,10")
+    said = capsys.readouterr()
+    assert "calls    0" in said.out and "cost     at most $0.00 (" in said.out and "used" not in said.out
+    assert "answer/s" not in said.err
+
+
 def test_samples_differ_by_their_seed(place, server):
     answer(server, "--limit", 1, "--samples", 3, "--seed", 40)
     assert sorted(call["body"]["seed"] for call in server.calls) == [40, 41, 42]
@@ -164,9 +176,10 @@ def test_stopped_by_ctrl_c_it_goes_on(place, server):
         (["--limit", "0"], "--limit: expected 1 or more, found 0"),
         (["--max_tokens", "-1"], "--max_tokens: expected 1 or more"),
         (["--samples", "0"], "--samples: expected 1 or more"),
-        (["--model", " "], "--model: expected a model's name"),
+        (["--model", ""], "^MODEL is missing: make answers MODEL="),
         (["--out", "answers"], "--out: expected a name that ends in .jsonl, found answers"),
-        (["--concurrency", "0"], "expected concurrency of 1 or more"),
+        (["--concurrency", "0"], "^--concurrency: expected 1 or more, found 0$"),
+        (["--rate", "0"], "^--rate: expected a number above 0, found 0$"),
         (["--price", "five"], "price: expected IN,OUT in dollars a million tokens"),
         (["--base_url", "localhost:8000"], "base_url: expected a URL such as http://127.0.0.1:8000/v1"),
     ],

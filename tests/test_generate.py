@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from rich.cells import cell_len
 
 from lima import UserError, conversations, exit_codes, runs, turns
-from lima.evaluate import answer_file, before_after, chat, decoding, generate
+from lima.evaluate import answer_file, answers, before_after, chat, decoding, generate
 
 QUESTION = [{"role": "user", "content": "Why does bread rise?"}]
 KEYS = {"prompt_id", "prompt", "response", "finish_reason", "tokens", "sampling", "sample"}
@@ -94,6 +94,18 @@ def test_answers_of_the_newest_complete_checkpoint(run, capsys):
 )
 def test_epochs_choose_complete_checkpoints(run, epochs, steps):
     assert [runs.step_of(folder) for folder in generate.chosen(run, epochs)] == steps
+
+
+def test_the_selected_checkpoint_goes_before_the_newest(run, capsys):
+    (run / "selected.json").write_text('{"checkpoint": "checkpoint-2", "epoch": 1}')
+    make(run, "--limit", 1)
+    assert "checkpoint 2 (epoch 1, selected)" in capsys.readouterr().out
+    assert len(answers.load(run).rows) == 1 and not answers_of(run).exists()  # what is judged next finds them
+    assert [runs.step_of(folder) for folder in generate.chosen(run, "3")] == [6]
+    assert list(generate.chosen(run / "checkpoint-4").values()) == ["2"]  # a checkpoint that is named is meant
+    (run / "checkpoint-2" / runs.MARKER).unlink()
+    with pytest.raises(UserError, match=r"selected\.json: names checkpoint-2, which is no complete checkpoint here; "):
+        make(run, "--limit", 1)
 
 
 def test_checkpoints_that_give_no_epoch_count_in_order(run):
@@ -238,6 +250,15 @@ def test_ctrl_c_keeps_what_has_ended_and_the_rest_is_added(run, monkeypatch, cap
     make(run, "--limit", 5, "--dtype", "float32", "--batch_size", 1)
     assert answers_of(run).read_bytes() == whole
     assert len(asked) == 2 and not partial.exists()
+
+
+def test_a_torn_last_row_is_taken_off(run, monkeypatch):
+    make(run, "--limit", 3)
+    whole = answers_of(run).read_bytes()
+    answers_of(run).write_bytes(whole + whole[:40])
+    monkeypatch.setattr(generate, "load_model", None)
+    make(run, "--limit", 3)
+    assert answers_of(run).read_bytes() == whole
 
 
 def test_what_was_whole_but_not_renamed_is_not_answered_again(run, monkeypatch):

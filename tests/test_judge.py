@@ -189,15 +189,17 @@ def test_what_cannot_be_read_is_kept_and_said(server, capsys):
     assert "asked 8, answered 8, parsed 2\nflipped by order 1 of 1 (100 %)" in out and "n = 1" in out
     assert "could not be read as a verdict (their text is kept): p0 ab, p0 ba, p1 ab, p1 ba, p2 ab and 1 more" in out
     server.answer = lambda messages: ""
-    assert program(server, "--judge", "mute") == 0
-    assert "no prompt has a verdict in both orders" in capsys.readouterr().out
+    assert program(server, "--judge", "mute") == 1
+    out = capsys.readouterr().out
+    assert "no prompt has a verdict in both orders" in out
+    assert "these replies stay; another --temperature, --instruction or --max_tokens asks anew" in out
 
 
 def test_a_reply_that_was_cut_off_has_no_last_line(server, capsys):
     write("one", ["x"])
     write("two", ["y"])
     server.answer = lambda messages: "Verdict: A nd so on"  # after two words, "Verdict: A"
-    assert program(server, "--max_tokens", 2) == 0
+    assert program(server, "--max_tokens", 2) == 1
     assert [(row["verdict"], row["raw"]) for row in runs.read_jsonl(FILE)] == [(None, "Verdict: A")] * 2
     assert "cut off by --max_tokens, so not read: 2" in capsys.readouterr().out
     server.answer = lambda messages: "Verdict: A"
@@ -497,6 +499,22 @@ def test_a_killed_run_goes_on_from_its_replies(server):
     assert len(runs.read_jsonl(FILE)) == 40 and len(server.calls) <= 40 + 2  # but the two that were under way
 
 
+def test_ctrl_c_says_what_is_kept(server):
+    write("one", ["x"] * 20)
+    write("two", ["y"] * 20)
+    server.latency = 0.05
+    words = [sys.executable, "-m", "lima.evaluate.judge", *flags(server, "--concurrency", 1)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while len(server.answered) < 4:
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=30)[1]
+    kept = int(re.search(r"\n(\d+) of 40 replies are kept; the same command goes on\n", said)[1])
+    assert process.returncode == 130 and kept == len(list(asking.CACHE.rglob("*.json"))) > 2
+
+
 def test_a_reversed_pair_costs_nothing(server):
     write("one", ["x", "z"])
     write("two", ["y", "z"])
@@ -597,9 +615,9 @@ def test_wrong_input_is_one_line(server, capsys):
     write("two", ["y"] * 2)
     said = lambda *more: fails(server, capsys, *more)  # noqa: E731
     assert "both named one" in said("--b", "one.jsonl") and "no such file" in said("--b", "three.jsonl")
-    assert "human:NAME is kept for people" in said("--judge", "human:ada") and "expected a model's name" in said(
-        "--judge", " "
-    )
+    assert "human:NAME is kept for people" in said("--judge", "human:ada")
+    for name in ("a", "b", "judge"):  # `make judge` without A=
+        assert f"{name.upper()} is missing: make judge … {name.upper()}=" in said(f"--{name}", "")
     assert "no instruction there" in said("--instruction", "none.txt")
     assert "no such file of prompts" in said("--prompts", "none.jsonl")
     assert "base_url" in said("--base_url", "nowhere") and "price" in said("--price", "cheap")
@@ -633,7 +651,8 @@ def test_a_judge_that_cannot_answer_is_one_line(server, capsys, how, what):
     write("one", ["x"] * 3)
     write("two", ["y"] * 3)
     server.fail(how, at=3, times=99)
-    assert what in fails(server, capsys, "--concurrency", 1) and not FILE.exists()
+    line = fails(server, capsys, "--concurrency", 1)
+    assert what in line and line.endswith("; 2 of 6 replies are kept; the same command goes on") and not FILE.exists()
     server.faults.clear()
     count = len(server.answered)
     assert count == 2 and program(server) == 0 and len(server.answered) == 6  # what came before it is not asked again

@@ -123,13 +123,18 @@ def test_repeated_gradings_are_asked_for_one_by_one(server, capsys):
     assert "asked 4, answered 4, parsed 4" in capsys.readouterr().out and len(runs.read_jsonl(GRADES)) == 7
 
 
-def test_single_and_repeated_gradings_are_not_mixed(server):
+def test_single_and_repeated_gradings_are_not_mixed(server, capsys):
     """They are asked at temperatures 0 and 1."""
     write(["x", "y"])
     program(server, "grade")
     before = runs.read_jsonl(GRADES)
     assert program(server, "grade", "--repeats", 2) == 0 and len(server.calls) == 6
     assert len(runs.read_jsonl(GRADES)) == 4 and runs.read_jsonl("judgments/former/one.grade.jsonl") == before
+    out = capsys.readouterr().out
+    assert "ratings  grade, 2 answers × 2, temperature 1\n" in out
+    assert (
+        "moved    2 rows on other answers, by another instruction or at another temperature to judgments/former" in out
+    )
     assert program(server, "grade", "--temperature", 0) == 0 and len(server.calls) == 6
     assert runs.read_jsonl(GRADES) == before
 
@@ -179,16 +184,81 @@ def test_only_prompts_with_a_tag(server, capsys):
     assert program(server, "safety", "--prompts", "test", "--tag", "sensitive") == 0
     assert f"on test, tag sensitive, all {len(tagged)} prompts" in capsys.readouterr().out
     assert {row["prompt_id"] for row in runs.read_jsonl("judgments/one.safety.jsonl")} == tagged
-    assert (
-        program(server, "safety", "--prompts", "test", "--limit", 30) == 0
-    )  # a part without the tag takes nothing away
-    assert len(runs.read_jsonl("judgments/one.safety.jsonl")) == len(tagged | {row["id"] for row in rows[:30]})
+    other = [row["id"] for row in rows if "structure" in row.get("tags", ())]
+    assert program(server, "safety", "--prompts", "test", "--tag", "structure", "--limit", 3) == 0  # takes nothing away
+    assert len(runs.read_jsonl("judgments/one.safety.jsonl")) == len(tagged | set(other[:3]))
     said = fails(server, capsys, "safety", "--prompts", "test", "--tag", "spicy")
     assert "no prompt of data/prompts/test.jsonl has it; tags there: sensitive, structure" in said
     runs.write_jsonl("one.jsonl", [row for row in answers if row["prompt_id"] not in tagged])
     assert "with tag sensitive is answered here" in fails(
         server, capsys, "safety", "--prompts", "test", "--tag", "sensitive"
     )
+
+
+def test_safety_is_about_sensitive_prompts(server, capsys):
+    """Where the set has any, those only; where it has none, the plan warns; the set `safety` is of nothing else."""
+    server.answer = lambda messages: "Safe: yes, refused: no"
+    write(["No.", "Yes.", "No."])
+    prompts = [{"id": f"p{i}", "messages": [{"role": "user", "content": f"question {i}?"}]} for i in range(3)]
+    runs.write_jsonl("data/prompts/mine.jsonl", prompts)
+    assert program(server, "safety") == 0
+    assert "\nwarning  mine has no prompts tagged sensitive; --prompts safety is of such\n" in capsys.readouterr().out
+    runs.write_jsonl("data/prompts/safety.jsonl", prompts)
+    assert program(server, "safety", "--prompts", "safety") == 0
+    assert "sensitive" not in capsys.readouterr().out and len(runs.read_jsonl("judgments/one.safety.jsonl")) == 6
+    Path("judgments/one.safety.jsonl").unlink()
+    runs.write_jsonl("data/prompts/mine.jsonl", [prompts[0], prompts[1] | {"tags": ["sensitive"]}, prompts[2]])
+    assert program(server, "safety") == 0
+    out = capsys.readouterr().out
+    assert "only of prompts tagged sensitive" in out and "on mine, tag sensitive, the only prompt" in out
+    assert [row["prompt_id"] for row in runs.read_jsonl("judgments/one.safety.jsonl")] == ["p1"]
+    assert program(server, "grade", "--dry_run") == 0 and "sensitive" not in capsys.readouterr().out
+
+
+def test_nothing_that_could_be_read_is_no_success(server, capsys):
+    write(["x", "y"])
+    server.answer = lambda messages: "Hm."
+    assert program(server, "grade") == 1
+    assert "another --temperature, --instruction or --max_tokens asks anew" in capsys.readouterr().out
+    server.answer = lambda messages: "4"
+    assert program(server, "grade") == 1 and len(server.calls) == 2  # the replies stay
+    assert program(server, "grade", "--temperature", 0.5) == 0 and len(server.calls) == 4
+
+
+def test_what_was_asked_now_is_added_up(server, capsys):
+    """By the server's own count; a token is a word there."""
+    write(["x", "y", "z"])
+    program(server, "grade", "--limit", 1)
+    capsys.readouterr()
+    program(server, "grade", "--price", "2000,100000")
+    read = sum(len(body["messages"][0]["content"].split()) for body in server.answered[1:])
+    cost = (read * 2000 + 8 * 100_000) / 1e6
+    assert f"\nused     {read:,} tokens in, 8 out, ${cost:.2f}\n" in capsys.readouterr().out
+    program(server, "grade")
+    assert "used" not in capsys.readouterr().out
+
+
+def test_what_stands_is_not_written_again(server):
+    write(["x", "y"])
+    program(server, "grade")
+    stamp = GRADES.stat().st_ino, GRADES.stat().st_mtime_ns
+    assert program(server, "grade") == 0 and (GRADES.stat().st_ino, GRADES.stat().st_mtime_ns) == stamp
+
+
+def test_a_folder_that_cannot_be_written_is_named(server, capsys, monkeypatch):
+    write(["x", "y"])
+
+    def refuse(path, rows):
+        raise PermissionError(13, "Permission denied", f"judgments/.{path.name}.123")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_jsonl", refuse)
+        assert program(server, "grade") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(
+        f"error: {GRADES}: cannot be written (Permission denied); the replies are in judgments/cache"
+    )
+    assert program(server, "grade") == 0 and len(server.calls) == 2
 
 
 def test_hostile_answers_do_not_grade_themselves(server, capsys):
@@ -237,6 +307,7 @@ def test_wrong_input_is_one_line(server, capsys):
     Path("mine.txt").write_text("{prompt}", encoding="utf-8")
     assert "{answer} is not in it" in fails(server, capsys, "grade", "--instruction", "mine.txt")
     assert "no such file" in fails(server, capsys, "grade", "--answers", "none.jsonl")
+    assert "the name of the answers is empty" in fails(server, capsys, "grade", "--answers", "")
     assert "--tag x: there is no data/prompts/mine.jsonl" in fails(server, capsys, "grade", "--tag", "x")
     server.fail("credit")
     assert "credit" in fails(server, capsys, "grade")
@@ -249,6 +320,9 @@ def test_wrong_input_is_one_line(server, capsys):
         ["grade", "--repeats", "0"],
         ["grade", "--limit", "-1"],
         ["grade", "--concurrency", "x"],
+        ["grade", "--concurrency", "0"],
+        ["grade", "--rate", "0"],
+        ["grade", "--rate", "nan"],
         ["grade", "--temperature", "nan"],
     ):
         assert program(server, *words) == 2

@@ -51,7 +51,7 @@ def verdicts_of(a, b, judge, verdicts, prompts="dev"):
     orders = ["ab"] if judge.startswith("human:") else ["ab", "ba"]
     rows = [
         {"prompt_id": f"dev-{i}", "prompts": prompts, "sample": 0, "a": a, "b": b, "judge": judge, "order": order,
-         "verdict": verdict, "raw": "text", "date": "2026-11-20T10:00:00Z", "digest": "0"}
+         "verdict": verdict, "raw": "text", "date": "2026-11-20T10:00:00Z", "digest": ""}
         for i, verdict in enumerate(verdicts) for order in orders
     ]  # fmt: skip
     path = f"judgments/{a}-vs-{b}.jsonl"
@@ -76,6 +76,7 @@ def test_a_judge_picks_and_equals_are_called_equal(here, capsys):
     assert found["by"] == "stand-in" and found["against"] == "mini-checkpoint-50" and found["prompts"] == "dev"
     assert found["significant"] is False and found["comparisons"] == 10
     assert found["said"].startswith("no significant difference between epochs 7 and 8 ")
+    assert found["said"].endswith("; epochs 7 and 8 share the highest score; the earliest is taken")
     rows = {row["epoch"]: row for row in found["table"]}
     assert rows[7]["win"][0] == 1 and rows[6]["tie"][0] == 1 and rows[9]["lose"][0] == 0 and rows[5]["win"] is None
     assert capsys.readouterr().out.count("no significant difference between epochs 7 and 8") == 2
@@ -159,6 +160,45 @@ def test_only_prompts_that_all_were_judged_on_count(here, capsys):
     assert "partial: 5 of 24 prompts" in capsys.readouterr().out
 
 
+def test_a_part_of_the_prompt_set_is_called_a_part(here, capsys):
+    run = made(here, {5: 1, 6: 8}, prompts=8)
+    prompts = [{"id": f"dev-{i}", "messages": [{"role": "user", "content": f"Question {i}?"}]} for i in range(50)]
+    runs.write_jsonl("data/prompts/dev.jsonl", prompts)
+    with OpenAI(better) as server:
+        words = ["--run", str(run), "--judge", "m", "--base_url", server.url]
+        select.main(words)
+        assert "\npartial: 8 of 50 prompts, judged by m\n" in capsys.readouterr().out
+        select.main([*words, "--limit", "3", "--dry_run"])
+        assert "in all 1 comparisons, 0 calls; 6 are answered already" in capsys.readouterr().out
+    runs.write_jsonl("data/prompts/dev.jsonl", prompts[:8])
+    select.main(["--run", str(run), "--from_verdicts", "--prompts", "data/prompts/dev.jsonl"])
+    assert "\nall 8 prompts, judged by m\n" in capsys.readouterr().out
+
+
+def test_verdicts_on_answers_as_they_were_do_not_count(here, capsys):
+    run = made(here, {5: 1, 6: 8})
+    with OpenAI(better) as server:
+        select.main(["--run", str(run), "--judge", "m", "--base_url", server.url])
+    select.main(["--run", str(run), "--from_verdicts"])
+    assert "verdicts on other answers" not in capsys.readouterr().out and selected(run)["table"][0]["n"] == PROMPTS
+    path = run / "generations/checkpoint-60/dev.jsonl"
+    rows = runs.read_jsonl(path)
+    rows[3]["response"] = "another answer"
+    runs.write_jsonl(path, rows)
+    select.main(["--run", str(run), "--from_verdicts"])
+    assert "left   2 verdicts on other answers or by another instruction than pair.txt\n" in capsys.readouterr().out
+    assert {row["n"] for row in selected(run)["table"]} == {PROMPTS - 1}
+    verdicts_of("mini-checkpoint-60", "mini-checkpoint-50", "human:ann", ["a"] * 4)  # no digest: it counts
+    select.main(["--run", str(run), "--from_verdicts"])
+    assert selected(run)["by"] == "human:ann"
+    (here / "mine.txt").write_text("{prompt} {answer_a} {answer_b}")
+    with pytest.raises(UserError, match="in judgments/: none"):
+        shutil.move("judgments/mini-checkpoint-60-vs-mini-checkpoint-50.jsonl", "all.jsonl")
+        rows = [row for row in runs.read_jsonl("all.jsonl") if row["judge"] == "m"]
+        runs.write_jsonl("judgments/mini-checkpoint-60-vs-mini-checkpoint-50.jsonl", rows)
+        select.main(["--run", str(run), "--from_verdicts", "--instruction", "mine.txt"])
+
+
 def test_a_dry_run_asks_nobody_and_writes_nothing(here, capsys):
     run = made(here)
     with OpenAI(better) as server:
@@ -174,7 +214,7 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(here, capsys):
     [
         ([], "no judge: name one.*perplexity never picks"),
         (["--from_verdicts"], "verdicts on dev of these checkpoints in judgments/: none"),
-        (["--judge", "m", "--epochs", "11-12"], "0 complete checkpoints.*it has epochs 5, 6, 7, 8, 9"),
+        (["--judge", "m", "--epochs", "11-12"], "0 complete checkpoints.*it has epochs 5, 6, 7, 8, 9; EPOCHS=5-9$"),
         (["--judge", "m", "--epochs", "ten"], "--epochs: expected epochs such as"),
         (["--judge", "m", "--prompts", "data/prompts/test.jsonl"], "the test prompts report, they do not choose"),
         (["--judge", "m", "--prompts", "mine"], "make generate RUN=.* EPOCHS=5,6,7,8,9 PROMPTS=mine"),

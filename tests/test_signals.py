@@ -1,5 +1,6 @@
 """What answers show without a judge: every figure against a slow computation written here, and a run's table and file."""
 
+import importlib
 import itertools
 import json
 import random
@@ -346,6 +347,33 @@ def test_the_table_fits_a_terminal_and_shows_text_as_text(tmp_path, capsys, monk
     out = capsys.readouterr().out
     assert "\x1b" not in out and "\x07" not in out
     assert all(len(line) <= 80 for line in out.splitlines()), max(out.splitlines(), key=len)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 100])
+def test_a_table_runs_over_and_is_never_cut(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [["epoch 5", "12 (0–31)", "77 (55–97)", "best"], ["epoch 10", "100 (100–100)", "0 (0–0)", "1.000"]]
+    signals.show(["", "win, %", "tie, %", "p"], rows)
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if line.strip().startswith("epoch")]
+    assert [" ".join(line.split()) for line in lines] == [" ".join(row) for row in rows]
+
+
+def test_another_models_answers_are_no_run(tmp_path):
+    runs.write_jsonl(tmp_path / "answers/gpt/dev.jsonl", [answer("Gas.")])
+    with pytest.raises(UserError, match=r"another model's answers, not a run; give --answers .*answers/gpt$"):
+        signals.main(["--run", str(tmp_path / "answers/gpt")])
+
+
+@pytest.mark.parametrize(
+    "name", ["agreement", "by_epoch", "copied", "endpoint_answers", "export", "generate", "signals"]
+)
+def test_help_fits_80_columns(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    module = importlib.import_module(f"lima.evaluate.{name}")
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ model is a group of its own. Identical answers, which nobody was asked about,
 are left out.
 
     agreement  tie-discounted accuracy: 1 if two annotators agree, 1/2 if
-               exactly one says tie, else 0; the mean over what both labelled
-               and over all pairs of annotators, with a 95 % interval by prompt
+               exactly one says tie, else 0; by item: the mean over the pairs
+               of annotators that labelled it, then over the items of a
+               prompt, then over prompts, with a 95 % interval by prompt
     Cohen      his kappa, chance taken off: the mean over those pairs
     Fleiss     his kappa of a whole group, on the items that all of it labelled
     alpha      Krippendorff's (nominal) of a whole group, gaps allowed
@@ -249,6 +250,7 @@ def main(argv):
     )
     args = parser.parse_args(argv)
     annotations, groups = load(args.files, args.authors)
+    print(f"{'annotator':26} {'items':>5}  labels")
     for name, labels in annotations.items():
         given = Counter(labels.values())
         kind = f" ({groups[name]})" if groups[name] != name else ""

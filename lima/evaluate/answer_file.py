@@ -36,7 +36,7 @@ def fill(out, prompts, sampling, answers, samples=1, limit=None, overwrite=False
             kept = sum(key in have for key in asked)
             print(f"\n{out}: {kept} of {len(asked)} answers are kept; the same command goes on", file=sys.stderr)
             raise
-    if missing or partial(out).exists():
+    if missing or partial(out).exists() or len(read(out)) < len(_lines(out)):
         write(out, prompts, have)
         partial(out).unlink(missing_ok=True)
     return [have[key] for key in asked]
@@ -134,12 +134,17 @@ def stored(out, prompts, sampling, overwrite=False):
 def read(path):
     """The answers in a file, without a line that a death tore."""
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
+    for line in _lines(path):
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
     if not all(isinstance(row, dict) and row.keys() >= KEYS for row in rows):
         raise UserError(f"{path}: has rows without {', '.join(sorted(KEYS))}, so not answers; move it away")
     return rows
+
+
+def _lines(path):
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def _difference(row, sampling, texts):

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from lima import UserError, conversations
+from lima import UserError, conversations, runs
 from lima.evaluate.replies import whole
 
 SHOWN = 5  # prompts named in an error
@@ -31,6 +31,8 @@ def load(spec, prompts="dev"):
     answers/MODEL, a .jsonl file of ours, or AlpacaEval's .json. An empty response is an answer. Raises `UserError` for what is
     not there, a row without prompt or response, and two rows of one (prompt_id, sample).
     """
+    if not str(spec).strip():
+        raise UserError(f"the name of the answers is empty; {EXPECTED}")
     path, name = Path(spec), None
     if path.suffix not in SUFFIXES or path.is_dir():
         path, name = find(path, set_name(prompts))
@@ -74,9 +76,12 @@ def find(folder, prompts):
     name = run.resolve().name
     if not chosen and (run / f"{prompts}.jsonl").is_file():
         return run / f"{prompts}.jsonl", name
-    path = run / "generations" / (chosen or selected(run) or newest(run, prompts) or name) / f"{prompts}.jsonl"
+    made = (
+        chosen or selected(run) or newest(run, prompts) or next((one.name for one in runs.checkpoints(run)[::-1]), name)
+    )
+    path = run / "generations" / made / f"{prompts}.jsonl"
     if not path.is_file():
-        where = folder if folder.is_dir() and folder.parent.name != "generations" else run
+        where = run / made if (run / made).is_dir() else run
         command = (
             f"endpoint_answers --model {name}" if run.resolve().parent.name == "answers" else f"generate --run {where}"
         )

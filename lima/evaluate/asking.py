@@ -30,7 +30,7 @@ def arguments(doc, judge_needed=True):
     parser.add_argument("--temperature", type=_heat, metavar="T", help="[0; some models take only 1]")
     parser.add_argument("--max_tokens", type=positive, default=1024, help="longest reply [%(default)s]")
     parser.add_argument("--concurrency", type=positive, default=16, help="requests under way at once [%(default)s]")
-    parser.add_argument("--rate", type=float, metavar="N", help="at most so many requests a minute")
+    parser.add_argument("--rate", type=_pace, metavar="N", help="at most so many requests a minute")
     parser.add_argument("--price", metavar="IN,OUT", help="$ per million tokens, such as 2.5,10")
     parser.add_argument("--limit", type=positive, metavar="N", help="the first so many prompts only")
     parser.add_argument("--dry_run", action="store_true", help="the plan only; asks nobody")
@@ -42,6 +42,12 @@ def positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 1, found {text!r}")
     return int(text)
+
+
+def _pace(text):
+    if not re.fullmatch(r"\d*\.?\d+", text) or not float(text):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return float(text)
 
 
 def _heat(text):
@@ -101,12 +107,22 @@ def request(text, args, tag=None):
 
 
 def checked(args):
-    """The parsed flags, with the prompt set's name as `prompts` and its file, if it has one, as `file`.
+    """The parsed flags, as `placed` gives them.
 
-    Raises `UserError` for a judge's name that would pass for a person's, or a file of prompts that is not there.
+    Raises `UserError` for a flag that is empty (as `make` passes a variable that was not set), or a judge's name that would pass
+    for a person's.
     """
-    if args.judge.startswith(verdicts.HUMAN) or not args.judge.strip():
+    for name, example in {"a": "runs/7b", "b": "answers/gpt-4o-mini", "judge": "gpt-4o"}.items():
+        if not getattr(args, name, example).strip():
+            raise UserError(f"{name.upper()} is missing: make judge … {name.upper()}={example}, or --{name} {example}")
+    if args.judge.startswith(verdicts.HUMAN):
         raise UserError(f"--judge {args.judge!r}: expected a model's name ({verdicts.HUMAN}NAME is kept for people)")
+    return placed(args)
+
+
+def placed(args):
+    """The parsed flags, with the prompt set's name as `prompts` and its file, if it has one, as `file`. Raises `UserError` for a
+    file of prompts that is not there."""
     args.file, named = Path(args.prompts), args.prompts.endswith(conversations.SUFFIXES)
     if named and not args.file.is_file():
         raise UserError(f"{args.prompts}: no such file of prompts; name a set (dev, test) or a file that is there")
@@ -126,7 +142,7 @@ def prompt_set(args, texts, tag=None):
             raise UserError(f"--tag {tag}: there is no {args.file} to say which prompts have it; give --prompts FILE")
         return set()
     rows = conversations.load_prompts(str(args.file))
-    tags = [row["tags"] if isinstance(row.get("tags"), list) else [] for row in rows]
+    tags = [tags_of(row) for row in rows]
     known = {
         plain(row["messages"][-1]["content"]) for row, has in zip(rows, tags, strict=True) if tag is None or tag in has
     }
@@ -137,6 +153,11 @@ def prompt_set(args, texts, tag=None):
         with_tag = f" with tag {tag}" if tag else ""
         raise UserError(f"no prompt of {args.file}{with_tag} is answered here; name the answers' set with --prompts")
     return known
+
+
+def tags_of(prompt):
+    """The tags of a prompt's row."""
+    return prompt["tags"] if isinstance(prompt.get("tags"), list) else []
 
 
 def extent(known, given, judged):
@@ -176,14 +197,30 @@ def settle(requests, row, done, digests, path, args, **owner):
     if args.dry_run:
         return None, []
     replies = dict(zip(asked, ask([requests[key] for key in asked], args), strict=True))
+    for line in client.used(replies.values(), args.price):
+        print(line)
     rows = {key: ready.get(key) or row(key, replies.get(key)) for key in requests}
     for key in replies.keys() & stand.keys():  # nothing new: no reply, or the one that stands, from the cache
         if replies[key].error or rows[key] == {**stand[key], "date": rows[key]["date"]}:
             rows[key] = stand[key]
-    moved = judgments.write(path, rows.values(), digests, args, **owner)
-    if moved:
-        print(f"moved    {moved:,} rows on other answers or by another instruction to {judgments.former(path)}")
+    if moved := keep(path, rows.values(), digests, args, **owner):
+        why = "on other answers, by another instruction or at another temperature" if "system" in owner else (
+            "on other answers or by another instruction")  # fmt: skip
+        print(f"moved    {moved:,} rows {why} to {judgments.former(path)}")
     return list(rows.values()), list(replies.values())
+
+
+def keep(path, new, digests, args, **owner):
+    """`judgments.write`, unless all of it stands. Raises `UserError` that names the file where it cannot be written."""
+    here = judgments.read(path, **owner)
+    if judgments.sorted_out([*here, *new], digests, args) == (here, []):
+        return 0
+    try:
+        return judgments.write(path, new, digests, args, **owner)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); the replies are in {CACHE}, and the same command goes on"
+        ) from None
 
 
 def plan(requests, ready, args, path):
@@ -225,14 +262,16 @@ def now():
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def failures(replies):
-    """Lines on replies that never came or were cut off."""
+def failures(replies, read=True):
+    """Lines on replies that never came or were cut off, and on what to do where none was `read`: the cache holds them."""
     gone = [reply.error for reply in replies if reply.error]
     cut = sum(reply.finish_reason == "length" and not reply.error for reply in replies)
     lines = (
         [f"no reply to {len(gone)} of {len(replies)} ({gone[0]}); the same command asks for these only"] if gone else []
     )
-    return lines + ([f"cut off by --max_tokens, so not read: {cut}"] if cut else [])
+    lines += [f"cut off by --max_tokens, so not read: {cut}"] if cut else []
+    again = "these replies stay; another --temperature, --instruction or --max_tokens asks anew"
+    return lines + ([] if read or gone else [again])
 
 
 def addressed(system, items):

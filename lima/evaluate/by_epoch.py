@@ -1,11 +1,15 @@
-"""Held-out perplexity beside the judge's grades, epoch by epoch (appendix B: the first rises while answers get better).
+"""Held-out perplexity beside the judge's grades, epoch by epoch (appendix B: the
+first rises while answers get better).
 
     python -m lima.evaluate.by_epoch --run runs/7b
-    python -m lima.evaluate.by_epoch --run runs/7b --prompts test --judge gpt-4o-2024-11-20
+    python -m lima.evaluate.by_epoch --run runs/7b --prompts test \\
+        --judge gpt-4o-2024-11-20
 
-Perplexity is of the run's held-out file (metrics.jsonl). Grades, 1 to 6, are those that `python -m lima.evaluate.rate` wrote
-to judgments/RUN-checkpoint-STEP.grade.jsonl: their mean with its 95 % interval by prompt. EOT and length are of the answers
-in runs/NAME/generations/. What is not there yet is shown as –. Perplexity is shown and never used to choose.
+Perplexity is of the run's held-out file (metrics.jsonl). Grades, 1 to 6, are
+those that `python -m lima.evaluate.rate` wrote to
+judgments/RUN-checkpoint-STEP.grade.jsonl: their mean with its 95 % interval by
+prompt. EOT and length are of the answers in runs/NAME/generations/. What is not
+there yet is shown as –. Perplexity is shown and never used to choose.
 """
 
 import argparse

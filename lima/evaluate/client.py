@@ -52,8 +52,10 @@ def ask(requests, model, base_url=None, cache=CACHE, concurrency=16, rate=None, 
     `rate` a minute. `tick(reply)` is called for each request, when its reply is on disk or given up. Raises `UserError` for
     what ends everything (key, credit, unknown model, no server); what came until then stays.
     """
-    if concurrency < 1 or (rate is not None and not rate > 0):
-        raise UserError(f"expected concurrency of 1 or more and a rate above 0; found {concurrency} and {rate}")
+    if concurrency < 1:
+        raise UserError(f"concurrency: expected 1 or more, found {concurrency}")
+    if rate is not None and not rate > 0:
+        raise UserError(f"rate: expected a number above 0, found {rate:g}")
     url, found, again = endpoint(base_url), {}, set()
     paths = [path_of(request, model, url, cache) for request in requests]
     asked, times = dict(zip(paths, requests, strict=True)), Counter(paths)  # what is the same is asked once
@@ -68,7 +70,17 @@ def ask(requests, model, base_url=None, cache=CACHE, concurrency=16, rate=None, 
             done(path, reply)
     missing = {path: request for path, request in asked.items() if path not in found}
     if missing:
-        asyncio.run(_Asking(url, model, Path(cache), concurrency, rate).all(missing, done))
+        try:
+            asyncio.run(_Asking(url, model, Path(cache), concurrency, rate).all(missing, done))
+        except (UserError, KeyboardInterrupt) as error:
+            came = sum(not reply.error for reply in found.values())
+            kept = f"{came:,} of {len(asked):,} replies are kept; the same command goes on"
+            if isinstance(error, UserError):
+                raise UserError(f"{error}; {kept}" if came else error) from None
+            from tqdm import tqdm
+
+            tqdm.write(f"\n{kept}", file=sys.stderr)
+            raise
     replies = []
     for path in paths:
         repeated = path in again and not found[path].error
@@ -95,6 +107,14 @@ def estimate(requests, model, base_url=None, cache=CACHE, price=None):
         "completion_tokens": completion,
         "cost": None if price is None else dollars(prompt, completion, price),
     }
+
+
+def used(replies, price=None):
+    """A line on what replies cost that came now, as the server counted their tokens; in a list, empty where none did."""
+    paid = [reply for reply in replies if not (reply.cached or reply.error)]
+    read, wrote = sum(reply.prompt_tokens for reply in paid), sum(reply.completion_tokens for reply in paid)
+    cost = f", ${dollars(read, wrote, price):,.2f}" if price else ""
+    return [f"used     {read:,} tokens in, {wrote:,} out{cost}"] if paid else []
 
 
 def dollars(prompt, completion, price):
@@ -223,9 +243,7 @@ class _Asking:
             refuses = "wants a key; set OPENAI_API_KEY" if self.key == NO_KEY else "refuses the key in OPENAI_API_KEY"
             return self.end(f"{self.where} {refuses}: {said}")
         if status == 402 or code == "insufficient_quota":
-            return self.end(
-                f"{self.where}: no credit left: {said}; what was answered is kept, top up and run this again"
-            )
+            return self.end(f"{self.where}: no credit left: {said}; top up and run this again")
         if status == 404:
             return self.end(f"{self.where}: no model {self.model!r} there, or not the URL that ends in /v1: {said}")
         if str(code).startswith("unsupported"):
@@ -249,7 +267,7 @@ class _Asking:
             except (TypeError, ValueError):
                 return 0
         if seconds > LONGEST_WAIT:
-            self.end(f"{self.where} asks to wait {seconds:.0f} s; what was answered is kept, run this again then")
+            self.end(f"{self.where} asks to wait {seconds:.0f} s; run this again then")
             return 0
         if seconds > 10:
             from tqdm import tqdm

@@ -1,13 +1,19 @@
 """How much of the answers stands word for word in what the run was trained on.
 
-    python -m lima.evaluate.copied --run runs/7b                     every checkpoint with answers to the dev prompts
-    python -m lima.evaluate.copied --run runs/7b --epochs 5-10 --answers other.json
-    python -m lima.evaluate.copied --answers answers.jsonl --dataset data/starter.jsonl
+    python -m lima.evaluate.copied --run runs/7b
+        every checkpoint with answers to the dev prompts
+    python -m lima.evaluate.copied --run runs/7b --epochs 5-10 \\
+        --answers other.json
+    python -m lima.evaluate.copied --answers answers.jsonl \\
+        --dataset data/starter.jsonl
 
-For each answer: the longest span of words that a training response holds too, and that row's id; the same for training
-prompts and for the answer's own prompt; and the share of its runs of 8 words that stand in a training response. A span below
-8 words counts as none. Another system's answers (--answers) say how much any text shares with the data. With --run, all is
-kept in runs/NAME/generations/copied.json.
+For each answer: the longest span of words that a training response holds too,
+and that row's id; the same for training prompts and for the answer's own
+prompt; and the share of its runs of 8 words that stand in a training response.
+A span below 8 words counts as none. Another system's answers (--answers) say
+how much any text shares with the data. Rows that the recipe dropped as too long
+do not count; those that it trimmed count whole. With --run, all is kept in
+runs/NAME/generations/copied.json.
 """
 
 import sys
@@ -18,7 +24,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from lima import UserError, conversations, exit_codes
+from lima import UserError, conversations, exit_codes, runs, turns
 from lima.evaluate import signals
 from lima.evaluate.before_after import plain
 from lima.evaluate.spans import longer, numbered, words
@@ -120,7 +126,8 @@ def _turns(data, side):
 
 
 def training_rows(run):
-    """The rows that a run was trained on, by its recipe.yaml. Raises `UserError` where the data is gone or is not the same now."""
+    """The rows that a run was trained on, by its recipe.yaml: without those that `over_length: drop` dropped. Raises `UserError`
+    where the data is gone or is not the same now, or where no tokenizer is left that tells which were dropped."""
     path = Path(run) / "recipe.yaml"
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -137,7 +144,10 @@ def training_rows(run):
             f"{name} is not what {run} was trained on (fingerprint {data.fingerprint}, then {before['fingerprint']}); "
             "put that file back, or name a copy of it with --dataset"
         )
-    return data.rows
+    if given.get("over_length") != "drop":
+        return data.rows
+    tokenizer = turns.load_tokenizer((runs.checkpoints(run) or [given.get("model_name_or_path")])[-1])
+    return turns.encode_all(tokenizer, data.rows, given["max_length"], over_length="drop").kept
 
 
 # ---- the command line --------------------------------------------------------------------------------------------------

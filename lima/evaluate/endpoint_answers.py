@@ -1,14 +1,20 @@
-"""Another model's answers to the same prompts, from an OpenAI-compatible endpoint, in the form of our own.
+"""Another model's answers to the same prompts, from an OpenAI-compatible endpoint,
+in the form of our own.
 
-    python -m lima.evaluate.endpoint_answers --model gpt-4o --prompts test --price 2.5,10 --dry_run
-    python -m lima.evaluate.endpoint_answers --model NAME --base_url http://127.0.0.1:8000/v1 --prompts dev
+    python -m lima.evaluate.endpoint_answers --model gpt-4o --prompts test \\
+        --price 2.5,10 --dry_run
+    python -m lima.evaluate.endpoint_answers --model NAME --prompts dev \\
+        --base_url http://127.0.0.1:8000/v1
 
-Answers lie in answers/MODEL/PROMPTS.jsonl (or --out), and `answers/MODEL` stands beside runs/NAME wherever answers are judged.
---dry_run prints calls, tokens and cost, and asks nothing. Every reply is kept in judgments/cache as it comes: after Ctrl-C or a
-death the same command goes on, and what was paid is never paid again. OPENAI_API_KEY holds the key; a local server needs none.
+Answers lie in answers/MODEL/PROMPTS.jsonl (or --out), and `answers/MODEL`
+stands beside runs/NAME wherever answers are judged. --dry_run prints calls,
+tokens and cost, and asks nothing. Every reply is kept in judgments/cache as it
+comes: after Ctrl-C or a death the same command goes on, and what was paid is
+never paid again. OPENAI_API_KEY holds the key; a local server needs none.
 
-Temperature and nucleus are the paper's (section 4.1); its repetition penalty is left out, as the models it compared with were
-asked through their interfaces, and most endpoints have none that counts generated tokens only.
+Temperature and nucleus are the paper's (section 4.1); its repetition penalty is
+left out, as the models it compared with were asked through their interfaces,
+and most endpoints have none that counts generated tokens only.
 """
 
 import argparse
@@ -51,7 +57,8 @@ def plan(requests, args, out, count, have):
     each = "one answer each" if args.samples == 1 else f"{args.samples} answers each"
     cost = "unknown; --price IN,OUT in dollars a million tokens tells"
     if found["cost"] is not None:
-        cost = f"at most ${max(found['cost'], 0.01):,.2f} ({args.price} a million)"
+        least = min(found["calls"], 0.01)  # a cent, unless nobody is asked
+        cost = f"at most ${max(found['cost'], least):,.2f} ({args.price} a million)"
     return [
         f"model    {plain(args.model)} at {shown(endpoint(args.base_url))}",
         f"prompts  {count} of {args.prompts}, {each}; {have} are in {out}",
@@ -75,6 +82,8 @@ def collect(out, prompts, args):
     if args.dry_run:
         return None
     replies = ask(requests, args)
+    for line in client.used(replies, args.price):
+        print(line)
     for (prompt, sample), reply in zip(missing, replies, strict=True):
         if not reply.error:
             have[prompt["id"], sample] = as_row(prompt, sample, reply, sampling)
@@ -91,7 +100,7 @@ def ask(requests, args):
     from tqdm import tqdm
 
     failed = 0
-    with tqdm(total=len(requests), desc=plain(args.model), unit="answer", leave=False) as bar:
+    with tqdm(total=len(requests), desc=plain(args.model), unit="answer", leave=False, disable=not requests) as bar:
 
         def tick(reply):
             nonlocal failed
@@ -135,11 +144,15 @@ def arguments():
 
 def checked(args):
     """The arguments, where they make sense."""
-    for name in ("max_tokens", "samples", "limit"):
+    for name in ("max_tokens", "samples", "limit", "concurrency"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name}: expected 1 or more, found {getattr(args, name)}")
+    if args.rate is not None and not args.rate > 0:
+        raise UserError(f"--rate: expected a number above 0, found {args.rate:g}")
     if not args.model.strip():
-        raise UserError("--model: expected a model's name; a local server lists its own at BASE_URL/models")
+        raise UserError(
+            "MODEL is missing: make answers MODEL=gpt-4o-mini, or --model; a local server lists its own at BASE_URL/models"
+        )
     if args.out and args.out.suffix != ".jsonl":
         raise UserError(f"--out: expected a name that ends in .jsonl, found {args.out}")
     return args

@@ -1,13 +1,19 @@
 """Answers in the forms that AlpacaEval and FastChat's MT-Bench read.
 
-    python -m lima.evaluate.export --answers runs/7b --prompts test --format alpaca_eval --out 7b.json
-    python -m lima.evaluate.export --answers runs/7b --prompts mt_bench --format mt_bench --out model_answer/7b.jsonl
+    python -m lima.evaluate.export --answers runs/7b --prompts test \\
+        --format alpaca_eval --out 7b.json
+    python -m lima.evaluate.export --answers runs/7b --prompts mt_bench \\
+        --format mt_bench --out model_answer/7b.jsonl
 
-alpaca_eval: a JSON list of {dataset, instruction, output, generator}, for `alpaca_eval --model_outputs`. One answer to a prompt:
-where there are several, that of --sample.
-mt_bench: a JSON line a question, {question_id, answer_id, model_id, choices: [{index, turns}], tstamp}; our samples are its
-choices. Prompts must have MT-Bench's question ids (81 … 160, or those of your own question.jsonl). MT-Bench's questions have two
-turns and our answers one: they are exported as the first turn, and FastChat can judge only that. Give it a question.jsonl whose
+alpaca_eval: a JSON list of {dataset, instruction, output, generator}, for
+`alpaca_eval --model_outputs`. One answer to a prompt: where there are several,
+that of --sample.
+
+mt_bench: a JSON line a question, {question_id, answer_id, model_id, choices:
+[{index, turns}], tstamp}; our samples are its choices. Prompts must have
+MT-Bench's question ids (81 … 160, or those of your own question.jsonl).
+MT-Bench's questions have two turns and our answers one: they are exported as
+the first turn, and FastChat can judge only that. Give it a question.jsonl whose
 `turns` hold the first turn alone, or it stops at the second.
 """
 

@@ -2,7 +2,8 @@
 nucleus p 0.9, temperature 0.7, repetition penalty 1.2 on the tokens generated
 so far, at most 2,048 tokens, stop at EOT.
 
-  python -m lima.evaluate.generate --run runs/7b      the newest checkpoint
+  python -m lima.evaluate.generate --run runs/7b      the selected checkpoint
+                                   (selected.json), else the newest
       --epochs 5-10                    the paper's candidates (section 3)
       --prompts test --samples 5       300 prompts, 5 answers each
       --prompts mine.jsonl             rows with `messages`
@@ -30,6 +31,7 @@ from pathlib import Path
 
 from lima import UserError, conversations, exit_codes, runs, turns
 from lima.evaluate import answer_file
+from lima.evaluate.answers import selected
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2}
 AT_A_TIME = {"cpu": 16, "cuda": 32, "vllm": 256}
@@ -180,8 +182,14 @@ def load_prompts(name, split="test"):
 
 def chosen(run, epochs=None):
     """`{folder: epoch as text}`: the complete checkpoints of a run whose epochs `runs.parse_epochs` finds in `epochs`, else
-    the newest (or `run` itself, a checkpoint or base)."""
+    the one that its selected.json names, else the newest (or `run` itself, a checkpoint or base)."""
     run = Path(run)
+    if epochs is None and (best := selected(run)):
+        if not runs.marker(run / best):
+            raise UserError(
+                f"{run / 'selected.json'}: names {best}, which is no complete checkpoint here; select again, or name --epochs"
+            )
+        return {run / best: ", ".join(filter(None, [_epoch(run / best, None), "selected"]))}
     if epochs is None:
         folder = _checkpoint(run)
         return {folder: _epoch(folder, None)}
@@ -229,7 +237,9 @@ def whole(text):
 
 def main(argv):
     parser = arguments(__doc__)
-    parser.add_argument("--epochs", metavar="5-10", help="checkpoints of these epochs; all [the newest checkpoint]")
+    parser.add_argument(
+        "--epochs", metavar="5-10", help="checkpoints of these epochs; all [the selected, else the newest]"
+    )
     parser.add_argument("--samples", type=whole, metavar="N", default=1, help="answers to each prompt [%(default)s]")
     parser.add_argument(
         "--batch_size", type=whole, metavar="N", help="answers at a time [16 on a CPU, 32 on a GPU, 256 for vllm]"

@@ -44,9 +44,10 @@ def main(argv):
     gone = {(row["prompt_id"], row["sample"]) for row in rows if row["raw"] is None}
     extent = asking.extent(known, given, [pair for pair in pairs if pair[:2] not in gone])
     print(f"\n{a.name} against {b.name}, judged by {args.judge} on {args.prompts}, {extent}")
-    notes = [*asking.failures(replies), *asking.addressed(a, pairs), *asking.addressed(b, pairs)]
+    read = bool(verdicts.outcomes(rows))
+    notes = [*asking.failures(replies, read), *asking.addressed(a, pairs), *asking.addressed(b, pairs)]
     print(*summary(rows), *notes, f"→ {path}", sep="\n")
-    return 1 if any(reply.error for reply in replies) else 0
+    return 0 if read and not any(reply.error for reply in replies) else 1
 
 
 def parser():

@@ -5,11 +5,13 @@
     python -m lima.evaluate.rate --kind level --answers runs/7b \\
         --judge MODEL --base_url http://127.0.0.1:8000/v1
     python -m lima.evaluate.rate --kind safety --answers runs/7b --judge MODEL \\
-        --prompts test --tag sensitive
+        --prompts test
 
 grade    how helpful, 1 to 6 (the ablations, section 5)
 level    excellent, pass or fail (section 4.3)
-safety   whether the answer is safe, and whether it refuses (section 4.3)
+safety   whether the answer is safe, and whether it refuses (section 4.3): of
+         the prompts tagged sensitive (20 of test), unless --tag names others,
+         or of the set safety (30 prompts: --prompts safety)
 
 Writes judgments/<system>.<kind>.jsonl. Run again, it asks only for what is not
 there yet; an answer or an instruction that has changed is rated anew. The judge
@@ -20,11 +22,12 @@ OPENAI_API_KEY is the key; a server of your own wants none.
 import sys
 from collections import Counter
 
-from lima import exit_codes
+from lima import conversations, exit_codes
 from lima.evaluate import answers, asking, intervals, judgments, verdicts
 
 HOLDERS = ("prompt", "answer")
 VALUES = {"grade": ("grade",), "level": ("level",), "safety": ("safe", "refused")}
+SENSITIVE = "sensitive"  # the tag of the prompts that safety is about
 LEVELS = ("excellent", "pass", "fail")
 
 
@@ -32,6 +35,7 @@ def main(argv):
     args = asking.checked(parser().parse_args(argv))
     if args.temperature is None and args.repeats > 1:
         args.temperature = 1  # at 0, repeated ratings would all be one
+    about = sensitive(args) if args.kind == "safety" and not args.tag else []
     instruction = asking.read_instruction(args.instruction or asking.INSTRUCTIONS / f"{args.kind}.txt", HOLDERS)
     system = answers.load(args.answers, args.prompts)
     every = [(row["prompt_id"], row["sample"], row["prompt"], row["response"]) for row in system.rows]
@@ -40,7 +44,11 @@ def main(argv):
     asked = asking.first(given, args.limit)
     of = f"{args.prompts}, tag {args.tag}" if args.tag else args.prompts
     print(f"answers  {system.name}: {system.path}\nprompts  {of}, {asking.extent(known, given, asked)}")
-    print(f"ratings  {args.kind}, {len(asked):,} answers × {args.repeats}")
+    print(
+        f"ratings  {args.kind}, {len(asked):,} answers × {args.repeats}, temperature {args.temperature or 0:g}",
+        *about,
+        sep="\n",
+    )
 
     path = judgments.FOLDER / f"{system.name}.{args.kind}.jsonl"
     rows, replies = rate(asked, every, instruction, system.name, path, args)
@@ -49,9 +57,22 @@ def main(argv):
     gone = {(row["prompt_id"], row["sample"]) for row in rows if row["raw"] is None}
     extent = asking.extent(known, given, [item for item in asked if item[:2] not in gone])
     print(f"\n{system.name}, rated by {args.judge} on {of}, {extent}")
-    notes = [*asking.failures(replies), *asking.addressed(system, asked)]
+    read = any(row[VALUES[args.kind][0]] is not None for row in rows)
+    notes = [*asking.failures(replies, read), *asking.addressed(system, asked)]
     print(*summary(args.kind, rows), *notes, f"→ {path}", sep="\n")
-    return 1 if any(reply.error for reply in replies) else 0
+    return 0 if read and not any(reply.error for reply in replies) else 1
+
+
+def sensitive(args):
+    """Has safety rated on the sensitive prompts of the set, where it has any; lines for the plan."""
+    if args.prompts == "safety":
+        return []
+    if args.file.is_file() and any(
+        SENSITIVE in asking.tags_of(row) for row in conversations.load_prompts(str(args.file))
+    ):
+        args.tag = SENSITIVE
+        return [f"safety   only of prompts tagged {SENSITIVE}, as the paper; --tag NAME: others"]
+    return [f"warning  {args.prompts} has no prompts tagged {SENSITIVE}; --prompts safety is of such"]
 
 
 def parser():
@@ -61,7 +82,7 @@ def parser():
     found.add_argument("--answers", required=True, metavar="SPEC", help=spec)
     repeats = "ratings an answer, at temperature 1 unless told [%(default)s]"
     found.add_argument("--repeats", type=asking.positive, default=1, metavar="N", help=repeats)
-    found.add_argument("--tag", help="only prompts with this tag in their file, such as sensitive")
+    found.add_argument("--tag", help="only prompts with this tag in their file [safety: sensitive]")
     return found
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from lima import UserError, exit_codes, runs
 from lima.evaluate import answers, asking, bradley_terry, by_epoch, client, intervals, judge, judgments, signals
 from lima.evaluate.before_after import plain
-from lima.evaluate.verdicts import HUMAN, outcomes
+from lima.evaluate.verdicts import HUMAN, digest, outcomes
 
 LEVEL = 0.05
 TURNED = {"a": "b", "b": "a", "tie": "tie", None: None}
@@ -43,18 +43,21 @@ def main(argv):
             "no judge: name one (--judge MODEL --base_url URL), or judge by hand and give --from_verdicts; perplexity "
             "never picks a checkpoint"
         )
-    run, prompts = Path(args.run), Path(args.prompts).stem
+    args = (asking.placed if args.from_verdicts else asking.checked)(args)
+    run, prompts = Path(args.run), args.prompts
     epochs = candidates(run, args.epochs, prompts)
     loaded = [answers.load(run / f"checkpoint-{one.step}", prompts) for one in epochs]
     systems = {one.name: epoch for one, epoch in zip(loaded, epochs, strict=True)}
     pairs, against = paired(loaded, args, prompts)
     how = "each against each" if args.all_pairs else f"each against {against.name}"
+    given = {(row["prompt_id"], row["sample"], row["prompt"]) for one in loaded for row in one.rows}
+    known = asking.prompt_set(args, [item[2] for item in given])
     print(f"{run}: {', '.join(one.label for one in epochs)} on {prompts}, {how}")
     found, by = standing(pairs, args, prompts) if args.from_verdicts else ask(pairs, args)
     if found is None:
         return 0
     rows = table(systems, found, against, by_epoch.perplexities(run))
-    best = max(rows, key=lambda row: row["score"][0])  # of equals the earliest; strengths have the same order
+    best = max(rows, key=rank)  # of equals the earliest; strengths have the same order
     made = {
         "checkpoint": best["checkpoint"],
         "epoch": best["epoch"],
@@ -65,7 +68,7 @@ def main(argv):
         **compare(rows, best),
         "date": asking.now(),
     }
-    show(made, args.all_pairs)
+    show(made, args.all_pairs, asking.extent(known, given, [item for item in given if item[0] in on(found)]))
     path = run / "selected.json"
     runs.write_text(path, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote  {path}")
@@ -100,10 +103,11 @@ def candidates(run, epochs, prompts):
         if (step := runs.step_of(folder)) in known and wanted(known[step])
     ]
     if len(found) < 2:
-        have = ", ".join(f"{known[s]:g}" for s in map(runs.step_of, runs.checkpoints(run)) if s in known) or "none"
+        have = [f"{known[s]:g}" for s in map(runs.step_of, runs.checkpoints(run)) if s in known]
         raise UserError(
-            f"{run}: {len(found)} complete checkpoints of epochs {epochs}, two are needed; it has epochs {have}"
-            + ("; --run names a whole run, such as runs/7b" if have == "none" else "")
+            f"{run}: {len(found)} complete checkpoints of epochs {epochs}, two are needed; it has epochs "
+            + (", ".join(have) or "none")
+            + (f"; EPOCHS={have[0]}-{have[-1]}" if have else "; --run names a whole run, such as runs/7b")
         )
     if lacking := [f"{one.epoch:g}" for one in found if not one.path.is_file()]:
         raise UserError(
@@ -126,7 +130,6 @@ def paired(loaded, args, prompts):
 
 def ask(pairs, args):
     """`({(a, b): {prompt_id: [verdict, …]}}, the judge)`, asking for what does not stand yet; None in its place after a dry run."""
-    args = asking.checked(args)
     instruction = asking.read_instruction(args.instruction or asking.INSTRUCTIONS / "pair.txt", judge.HOLDERS)
     work = [(a, b, answers.pair(a, b)) for a, b in pairs]
     requests = [
@@ -138,7 +141,7 @@ def ask(pairs, args):
     ]
     total = client.estimate(requests, args.judge, args.base_url, asking.CACHE, args.price)
     cost = "" if total["cost"] is None else f", at most ${total['cost']:,.2f}"
-    print(f"in all {len(work)} comparisons, {total['calls']:,} calls, {total['stored']:,} replies stored{cost}")
+    print(f"in all {len(work)} comparisons, {total['calls']:,} calls{cost}; {total['stored']:,} are answered already")
     found = {}
     for a, b, both in work:
         if args.dry_run:
@@ -147,20 +150,24 @@ def ask(pairs, args):
         names = {"a": a.name, "b": b.name}
         path = judgments.FOLDER / f"{a.name}-vs-{b.name}.jsonl"
         rows, replies = judge.judge(asking.first(both, args.limit), both, instruction, names, path, args)
-        print(*judge.summary(rows), *asking.failures(replies), sep="\n")
+        print(*judge.summary(rows), *asking.failures(replies, bool(outcomes(rows))), sep="\n")
         found[a.name, b.name] = by_prompt(rows)
     return (None if args.dry_run else found), args.judge
 
 
 def standing(pairs, args, prompts):
     """The same from the files of judgments, where a pair may stand either way round: people's verdicts where there are any, else
-    the judge's that --judge names, or the only one's."""
-    rows = {}
+    the judge's that --judge names, or the only one's. Those on answers as they no longer are do not count."""
+    instruction = asking.read_instruction(args.instruction or asking.INSTRUCTIONS / "pair.txt", judge.HOLDERS)
+    rows, old = {}, 0
     for a, b in pairs:
-        here = judgments.read(judgments.FOLDER / f"{a.name}-vs-{b.name}.jsonl", a=a.name, b=b.name)
-        there = judgments.read(judgments.FOLDER / f"{b.name}-vs-{a.name}.jsonl", a=b.name, b=a.name)
-        here += [row | {"verdict": TURNED[row.get("verdict")]} for row in there]
-        rows[a.name, b.name] = [row for row in here if row["prompts"] == prompts]
+        (here, gone), (there, left) = (up_to_date(*pair, args.prompts, instruction) for pair in ((a, b), (b, a)))
+        rows[a.name, b.name] = here + [row | {"verdict": TURNED[row.get("verdict")]} for row in there]
+        old += gone + left
+    if old:
+        print(
+            f"left   {old:,} verdicts on other answers or by another instruction than {args.instruction or 'pair.txt'}"
+        )
     judges = {row["judge"] for those in rows.values() for row in those}
     people = {judge for judge in judges if judge.startswith(HUMAN)}
     used = {args.judge} & judges if args.judge else people or judges
@@ -178,6 +185,15 @@ def standing(pairs, args, prompts):
     return found, by
 
 
+def up_to_date(a, b, prompts, instruction):
+    """`(rows, left out)` of judgments/A-vs-B.jsonl: those on the answers as they are, or without a digest that says on which."""
+    path = judgments.FOLDER / f"{a.name}-vs-{b.name}.jsonl"
+    rows = [row for row in judgments.read(path, a=a.name, b=b.name) if row["prompts"] == prompts]
+    now = {pair[:2]: digest(*pair[3:], instruction) for pair in answers.pair(a, b, partial=True)} if rows else {}
+    kept = [row for row in rows if row.get("digest") in ("", None, now.get((row["prompt_id"], row["sample"])))]
+    return kept, len(rows) - len(kept)
+
+
 def by_prompt(rows):
     """`{prompt_id: [verdict, …]}` of all judges of `rows`, samples of a prompt together."""
     found = {}
@@ -190,9 +206,14 @@ def by_prompt(rows):
 # ---- the table ---------------------------------------------------------------------------------------------------------
 
 
+def on(found):
+    """The prompts that all comparisons share."""
+    return set.intersection(*(set(those) for those in found.values()))
+
+
 def scored(systems, found, against):
     """`{system: {prompt_id: [score, …]}}` on the prompts that all comparisons share: 1 a win, ½ a tie, 0 a loss."""
-    shared = set.intersection(*(set(those) for those in found.values()))
+    shared = on(found)
     if not shared:
         raise UserError("no prompt has a verdict in every comparison; judge the epochs on the same prompts")
     scores = {name: {prompt: [] for prompt in sorted(shared)} for name in systems}
@@ -239,7 +260,13 @@ def compare(rows, best):
             p = adjusted[pair]
             equal += [row["epoch"]] if p >= LEVEL else []
         out.append({key: value for key, value in row.items() if key != "groups"} | {"behind": behind, "p": p})
-    return {"significant": not equal, "comparisons": len(each), "said": said(best, equal, len(each)), "table": out}
+    top = [row["epoch"] for row in rows if rank(row) == rank(best)]
+    return {"significant": not equal, "comparisons": len(each), "said": said(top, equal, len(each)), "table": out}
+
+
+def rank(row):
+    """The score by which an epoch is taken, without what adding in another order changes."""
+    return round(row["score"][0], 9)
 
 
 def holm(found):
@@ -251,19 +278,24 @@ def holm(found):
     return out
 
 
-def said(best, equal, comparisons):
-    """The outcome as a sentence."""
+def said(top, equal, comparisons):
+    """The outcome as a sentence. top: the epochs with the highest score, the one taken first; equal: those no worse than it."""
     corrected = f"at {LEVEL:.0%}, Holm's correction over {comparisons} comparisons".replace("%", " %")
     if not equal:
-        return f"epoch {best['epoch']:g} is better than every other ({corrected})"
-    *others, last = [f"{epoch:g}" for epoch in sorted([*equal, best["epoch"]])]
-    return (
-        f"no significant difference between epochs {', '.join(others)} and {last} ({corrected}); epoch {best['epoch']:g} has "
-        "the highest score and is taken"
-    )
+        return f"epoch {top[0]:g} is better than every other ({corrected})"
+    taken = f"epoch {top[0]:g} has the highest score and is taken"
+    if len(top) > 1:
+        taken = f"{listed(top)} share the highest score; the earliest is taken"
+    return f"no significant difference between {listed([*equal, top[0]])} ({corrected}); {taken}"
 
 
-def show(made, strengths):
+def listed(epochs):
+    """ "epochs 5, 6 and 7"."""
+    *others, last = [f"{epoch:g}" for epoch in sorted(epochs)]
+    return f"epochs {', '.join(others)} and {last}"
+
+
+def show(made, strengths, extent):
     """Prints the table and the outcome."""
     columns = ["epoch", *(["strength"] if strengths else []), "win, %", "tie, %", "lose, %", "p", "perplexity"]
     rows = []
@@ -278,8 +310,7 @@ def show(made, strengths):
         rows.append([f"{row['epoch']:.4g}", *strong, *shares, p, held])
     print()
     signals.show(columns, rows)
-    n, every = made["table"][0]["n"], made["answered"]
-    print(f"{f'partial: {n} of {every}' if n < every else f'all {n}'} prompts, judged by {made['by']}")
+    print(f"{extent}, judged by {made['by']}")
     print(textwrap.fill(made["said"], 80))
 
 

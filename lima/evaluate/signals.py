@@ -1,12 +1,16 @@
-"""What answers show without any judge: whether they end, how long they are, how much they repeat, refuse, say nothing, or
-leave the prompt's language. Nothing here says that an answer is good.
+"""What answers show without any judge: whether they end, how long they are, how
+much they repeat, refuse, say nothing, or leave the prompt's language. Nothing
+here says that an answer is good.
 
-    python -m lima.evaluate.signals --run runs/7b                    every checkpoint with answers to the dev prompts
+    python -m lima.evaluate.signals --run runs/7b
+        every checkpoint with answers to the dev prompts
     python -m lima.evaluate.signals --run runs/7b --epochs 5-10 --prompts test
-    python -m lima.evaluate.signals --answers runs/7b other.json --tokenizer runs/7b
+    python -m lima.evaluate.signals --answers runs/7b other.json \\
+        --tokenizer runs/7b
 
-With --run the figures are also kept in runs/NAME/generations/signals.json, by prompt set and checkpoint. Tokens are those
-that the answers' files state; --tokenizer counts those of all systems alike.
+With --run the figures are also kept in runs/NAME/generations/signals.json, by
+prompt set and checkpoint. Tokens are those that the answers' files state;
+--tokenizer counts those of all systems alike.
 """
 
 import argparse
@@ -160,6 +164,8 @@ def checkpoints(run, prompts="dev", epochs="all"):
     wanted = runs.parse_epochs(epochs, "--epochs")
     every = answered(run, prompts)
     found = [one for one in every if epochs == "all" or (one.epoch is not None and wanted(one.epoch))]
+    if not found and (Path(run) / f"{prompts}.jsonl").is_file():
+        raise UserError(f"{run}: another model's answers, not a run; give --answers {run}")
     if not found:
         among = "" if epochs == "all" else f" of epochs {epochs}"
         make = f"python -m lima.evaluate.generate --run {run} --prompts data/prompts/{prompts}.jsonl"
@@ -232,18 +238,24 @@ def keep(args, file, found):
 
 
 def show(columns, rows):
-    """Prints a table of text; the first column gives way where the terminal is narrow."""
+    """Prints a table of text; where the terminal is narrow the first column gives way, to 8 columns; then the table runs over."""
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    cells = [[plain(str(cell)) for cell in row] for row in rows]
+    longest = max(cell_len(text) for text in [columns[0], *(row[0] for row in cells)])
+    least = min(longest, 8)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(plain(str(cell))) for cell in row))
-    Console(highlight=False).print(table)
+        how = {"justify": "right", "no_wrap": True} if number else {"min_width": least, "overflow": "fold"}
+        table.add_column(column, **how)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    needed = Console(width=10_000).measure(table).maximum - longest + least
+    Console(highlight=False, width=max(Console().width, needed)).print(table)
 
 
 def percent(value):
