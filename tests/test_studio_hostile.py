@@ -148,9 +148,6 @@ def test_review(studio, page, beacon):
     assert beacon[1] == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="studio.css: `button {display: inline-flex}` shows the empty #who in spite of `hidden`"
-)
 def test_the_name_is_asked_for(studio, page):
     page.goto(f"{studio.url}/compare")
     page.wait_for_selector("#name")
@@ -215,9 +212,6 @@ def test_half_surrogates(browser, tmp_path):
         page.context.close()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="review.decide: half a pair in an edit's text is a UnicodeEncodeError and an answer 500"
-)
 def test_half_surrogates_in_a_decision(tmp_path):
     candidates(tmp_path / "c.jsonl", 1)
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]

@@ -43,9 +43,6 @@ def studio(browser, tmp_path_factory):
         yield found
 
 
-UNSEEN = "{}: an item that could not be fetched leaves the one before on screen, and keys then count for the unseen one"
-
-
 def lose_the_way(page):
     """Goes on without a network until an item cannot be fetched; then the network is back."""
     page.context.set_offline(True)
@@ -58,7 +55,6 @@ def lose_the_way(page):
     page.wait_for_timeout(SOON)
 
 
-@pytest.mark.xfail(strict=True, reason=UNSEEN.format("annotate.js"))
 def test_a_choice_is_for_what_is_on_screen(studio, page):
     enter(page, studio.url, "compare", "offline")
     lose_the_way(page)
@@ -68,7 +64,6 @@ def test_a_choice_is_for_what_is_on_screen(studio, page):
     assert [f"Question {row['prompt_id'][1:]}?" for row in verdicts(studio.folder, "offline")] in ([], shown)
 
 
-@pytest.mark.xfail(strict=True, reason=UNSEEN.format("review.js"))
 def test_a_decision_is_for_what_is_on_screen(studio, page):
     enter(page, studio.url, "review", "offline")
     lose_the_way(page)
@@ -100,7 +95,6 @@ def test_a_double_click_is_one_choice(studio, page):
         assert page.inner_text("#progress") == f"{n + 1} of 12 done" and len(verdicts(studio.folder, "double")) == n + 1
 
 
-@pytest.mark.xfail(strict=True, reason="review.js: the second half of a double click decides the next candidate")
 def test_a_double_click_is_one_decision(studio, page):
     enter(page, studio.url, "review", "double")
     page.wait_for_timeout(SOON)
@@ -108,7 +102,6 @@ def test_a_double_click_is_one_decision(studio, page):
     assert len(decided(studio, "double")) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="review.js edit(): the field `why` leaves the page, and what was typed with it")
 def test_a_reason_given_before_an_edit_stays(studio, page):
     enter(page, studio.url, "review", "why")
     page.keyboard.press("w")
@@ -122,7 +115,6 @@ def test_a_reason_given_before_an_edit_stays(studio, page):
     assert [row["why"] for row in rows if row["who"] == "why"] == ["shorter"]
 
 
-@pytest.mark.xfail(strict=True, reason="review.js controls(): what was typed about one candidate is kept for the next")
 def test_a_reason_is_for_its_candidate(studio, page):
     enter(page, studio.url, "review", "moved")
     page.keyboard.press("w")
@@ -134,9 +126,6 @@ def test_a_reason_is_for_its_candidate(studio, page):
     assert [row["why"] for row in rows if row["who"] == "moved"] == [""]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="review.js choices(): a filter loses the focus at its first change; further letters decide"
-)
 def test_letters_typed_in_a_filter_decide_nothing(studio, page):
     enter(page, studio.url, "review", "filter")
     tab_to(page, "by-source")
@@ -147,9 +136,6 @@ def test_letters_typed_in_a_filter_decide_nothing(studio, page):
     assert decided(studio, "filter") == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="review.js undo(): a candidate decided twice stays in the history, and bars the way"
-)
 def test_undo_goes_on_after_a_change_of_mind(studio, page):
     enter(page, studio.url, "review", "undo")
     choose(page, "a")

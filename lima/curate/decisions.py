@@ -80,6 +80,8 @@ def _messages(turns, where):
             raise UserError(f"{where}: turn {number} of the edit: expected role {role}; user first, then alternating")
         if not isinstance(turn.get("content"), str) or not turn["content"].strip():
             raise UserError(f"{where}: turn {number} of the edit is empty")
+        if any("\ud800" <= one <= "\udfff" for one in turn["content"]):
+            raise UserError(f"{where}: turn {number} of the edit holds half of a surrogate pair, which is not text")
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 

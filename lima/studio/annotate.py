@@ -96,7 +96,7 @@ class Room:
         self.journals = {item.journal.path: item.journal for item in drawn}.values()
         for journal in self.journals:
             journal.look()  # a file that cannot be read is said at the start
-        self._shares = {}
+        self._shares, self._orders = {}, {}
 
     def share(self, who):
         """`{opaque id: item}` of an annotator, in the order in which they come. Raises `Refused` for a name that is not
@@ -109,6 +109,10 @@ class Room:
             own = self.divided[self.annotators.index(who) :: len(self.annotators)] if self.annotators else []
             keyed = {_hash(self.seed, who, item.place): item for item in [*self.shared, *own]}
             self._shares[who] = dict(sorted(keyed.items()))
+            drawn = sorted(keyed, key=lambda key: _hash(self.seed, "side", key))
+            self._orders |= {
+                key: judge.ORDERS[place % 2] for place, key in enumerate(drawn)
+            }  # each side half of the time
         return self._shares[who]
 
     def session(self, who):
@@ -119,7 +123,7 @@ class Room:
     def view(self, who, key):
         """An item as it is shown: HTML of the prompt and of the answers, in this annotator's order."""
         item = self._item(who, key)
-        texts = item.answers if _order(key) == "ab" else item.answers[::-1]
+        texts = item.answers if self._orders[key] == "ab" else item.answers[::-1]
         said = [shown.as_html(text if text.strip() else asking.NO_ANSWER) for text in texts]
         return {"id": key, "prompt": shown.as_html(item.prompt), "answers": said}
 
@@ -166,12 +170,12 @@ class Room:
         if row is None:
             return None
         value = row["level"] if self.kind == "level" else row["verdict"]
-        if self.kind == "pair" and value != "tie":  # by system → by slot, in the order that it was seen
-            value = "A" if value == row["order"][0] else "B"
+        if self.kind == "pair" and value != "tie":  # by system → by slot
+            value = "A" if value == self._orders[key][0] else "B"
         return CHOICES[self.kind].index(value) + 1
 
     def _row(self, who, item, key, value, seconds):
-        order = _order(key)
+        order = self._orders[key]
         found = (
             {"order": order, "verdict": verdicts.by_system(value, order)}
             if item.kind == "pair"
@@ -203,11 +207,6 @@ def _check(annotators, shared, limit):
 
 def _said(row):
     return row.get("verdict"), row.get("level"), row["digest"]
-
-
-def _order(key):
-    """The side of each answer follows from the opaque id, that is from the seed, the annotator and the item."""
-    return "ab" if int(key[-1], 16) % 2 else "ba"
 
 
 def _hash(seed, *parts):

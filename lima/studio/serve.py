@@ -123,7 +123,7 @@ def plan(review, rooms, args):
         each = f"{len(room.shared):,} for everybody" if args.annotators else "all for everybody"
         rest = f", {len(room.divided):,} divided among {len(args.annotators)}" if room.divided else ""
         print(f"{name:<9} {len(room.items):,} items: {each}{rest} → {files}")
-    host = "0.0.0.0" if args.share else "127.0.0.1"
+    host = socket.gethostname() if args.share else "127.0.0.1"
     print(f"studio    http://{host}:{args.port}   (Ctrl-C ends it; all is saved)", flush=True)
     if args.share:
         print(

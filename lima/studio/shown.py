@@ -13,7 +13,7 @@ from mdit_py_plugins.amsmath import amsmath_plugin
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.texmath import texmath_plugin
 
-LONG = 30_000  # characters from which on a text is shown plain: Markdown costs time, and nobody formats that much
+LONG = 20_000  # characters from which on a text is shown plain: Markdown costs time, and nobody formats that much
 UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )

@@ -15,6 +15,7 @@ let session = []; // [id, choice or null], in order
 let place = 0;
 let busy = false;
 let shown = 0;
+let again; // the next look at the results
 let watched = 0; // milliseconds that the item was on screen, in a tab that was open
 const fetched = new Map();
 
@@ -44,7 +45,7 @@ function next(from) {
 
 function get(at) {
   const id = session[at][0];
-  if (!fetched.has(id)) fetched.set(id, ask(`/api/${room}/items/${id}?who=${encodeURIComponent(who)}`));
+  if (!fetched.has(id)) fetched.set(id, ask(`/api/${room}/items/${id}?who=${encodeURIComponent(who)}`).then((found) => found || (fetched.delete(id), null)));
   return fetched.get(id);
 }
 
@@ -54,11 +55,7 @@ async function show() {
   if (place >= session.length) return finished();
   const at = place;
   const item = await get(at);
-  if (!item) {
-    fetched.delete(session[at][0]);
-    return;
-  }
-  if (place !== at) return;
+  if (!item || place !== at) return;
   const pair = item.answers.length === 2;
   const answers = item.answers.map((html, i) => make("section", { className: "answer" }, make("h2", {}, pair ? `answer ${"AB"[i]}` : "answer"), text(html)));
   const told = make("details", { className: "told", open: done === 0 }, make("summary", {}, "what to decide"), make("p", {}, instruction));
@@ -78,11 +75,13 @@ function controls() {
 }
 
 function move(by) {
-  place = Math.max(0, Math.min(session.length - 1, place + by));
+  const end = session.every(([, choice]) => choice !== null) ? session.length : session.length - 1;
+  place = Math.max(0, Math.min(end, place + by));
   show();
 }
 
 async function choose(choice) {
+  if (byId("main").dataset.id !== session[place][0]) return show();
   if (busy || performance.now() - shown < SOON) return;
   busy = true;
   const seconds = Math.min(86400, (watched + performance.now() - shown) / 1000);
@@ -96,13 +95,14 @@ async function choose(choice) {
 // ---- results, for who has finished
 
 async function finished() {
-  const back = ["←", "look again at your last item", () => move(0), "plain"];
+  const back = ["←", "look again at your last item", () => move(-1), "plain"];
   bar([back]);
   const found = await ask(`/api/${room}/results?who=${encodeURIComponent(who)}`);
   if (!found || place < session.length) return;
   const thanks = make("p", { className: "hint" }, "Your share is done, thank you. This is what all have found so far.");
   byId("main").replaceChildren(make("div", {}, thanks, ...found.tables.map(shares), agreement(found.agreement)));
-  setTimeout(() => place >= session.length && finished(), AGAIN);
+  clearTimeout(again);
+  again = setTimeout(() => place >= session.length && finished(), AGAIN);
 }
 
 function shares(table) {

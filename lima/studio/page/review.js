@@ -11,6 +11,8 @@ let who, items, quotas, name;
 let list = []; // numbers of the candidates that pass the filters
 let place = 0;
 let busy = false;
+let onScreen, since; // which candidate, and since when
+const SOON = 300;
 const history = [];
 const fetched = new Map();
 const filters = { state: "undecided", source: "", rule: "", length: "any length" };
@@ -35,7 +37,7 @@ function filter() {
 }
 
 function get(n) {
-  if (!fetched.has(n)) fetched.set(n, ask(`/api/review/${n}`));
+  if (!fetched.has(n)) fetched.set(n, ask(`/api/review/${n}`).then((found) => found || (fetched.delete(n), null)));
   return fetched.get(n);
 }
 
@@ -48,14 +50,13 @@ async function show() {
     return;
   }
   const found = await get(n);
-  if (!found) {
-    fetched.delete(n);
-    return;
-  }
-  if (list[place] !== n) return; // somebody went on meanwhile
+  if (!found || list[place] !== n) return;
+  const focused = document.activeElement.id;
+  [onScreen, since] = [n, performance.now()];
   const turns = found.messages.map((turn) => make("section", { className: `turn ${turn.role}` }, make("h2", {}, turn.role === "user" ? "prompt" : "response"), text(turn.html)));
   byId("main").replaceChildren(choices(), make("div", { className: "review" }, make("article", { id: "candidate" }, ...turns), aside(found)));
   byId("main").dataset.n = n;
+  if (focused.startsWith("by-")) byId(focused).focus();
   window.scrollTo(0, 0);
   controls(found);
   for (let next = 1; next <= AHEAD; next++) if (list[place + next] !== undefined) get(list[place + next]);
@@ -72,8 +73,9 @@ function controls(found) {
     actions.push(["w", "why", () => byId("why").focus(), "plain"], ["e", "edit", () => edit(found), ""]);
     actions.push(["r", "reject", () => decide("reject"), "no"], ["a", "accept", () => decide("accept"), "yes"]);
   }
-  const kept = byId("why")?.value || "";
+  const kept = byId("why")?.dataset.n === String(onScreen) ? byId("why").value : "";
   const why = make("input", { id: "why", placeholder: "why (optional)", ariaLabel: "why", value: kept, maxLength: 2000 });
+  why.dataset.n = onScreen;
   why.onkeydown = (event) => {
     if (event.key === "Enter" || event.key === "Escape") why.blur();
   };
@@ -86,7 +88,8 @@ function move(by) {
 }
 
 async function decide(kind, messages = null) {
-  if (busy) return;
+  if (list[place] !== onScreen) return show();
+  if (busy || performance.now() - since < SOON) return;
   busy = true;
   const n = list[place];
   const why = byId("why")?.value.trim() || "";
@@ -101,6 +104,7 @@ async function decide(kind, messages = null) {
 
 async function undo() {
   if (busy) return;
+  while (history.length && !items[history.at(-1)].decision) history.pop();
   const n = history.length ? history.at(-1) : list[place];
   if (n === undefined || !items[n].decision) return;
   busy = true;
@@ -134,7 +138,7 @@ function edit(found) {
     };
   }
   byId("candidate").replaceChildren(...fields.map((field, i) => make("section", { className: "turn" }, make("h2", {}, found.messages[i].role === "user" ? "prompt" : "response"), field)));
-  bar([["Esc", "leave as it was", show, "plain"], ["Ctrl+Enter", "save the edit and accept", save, "yes"]]);
+  bar([["Esc", "leave as it was", show, "plain"], ["Ctrl+Enter", "save the edit and accept", save, "yes"]], [byId("why")]);
   fields.at(-1).focus();
 }
 

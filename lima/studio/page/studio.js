@@ -27,7 +27,7 @@ export async function ask(path, body) {
     const reply = await fetch(path, options || undefined);
     const found = await reply.json();
     if (!reply.ok) throw new Error(found.error);
-    say("");
+    if (body) say(""); // what was fetched ahead says nothing of what was not saved
     return found;
   } catch (error) {
     say(error instanceof TypeError ? "The studio does not answer. What you see is not saved; start it again and go on." : error.message);
