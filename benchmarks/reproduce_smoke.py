@@ -37,7 +37,7 @@ dev_prompts: data/prompts/dev.jsonl
 test_prompts: data/prompts/test.jsonl
 num_train_epochs: 2
 keep_epochs: 1-2
-global_batch_size: 8
+global_batch_size: 16
 max_length: 128
 tokens_per_device: 1024
 learning_rate: 1e-3

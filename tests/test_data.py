@@ -14,7 +14,9 @@ FILES = {
     "dev": "data/prompts/dev.jsonl",
     "test": "data/prompts/test.jsonl",
 }
-MORE = {name: f"data/prompts/{name}.jsonl" for name in ("safety", "structure", "dialogue")}  # they have tests of their own
+MORE = {
+    name: f"data/prompts/{name}.jsonl" for name in ("safety", "structure", "dialogue")
+}  # they have tests of their own
 # Two prompts are near-duplicates when this part of their runs of so many words is shared (Jaccard).
 # The closest of today's pairs share 0.33, 0.08 and 0.03.
 NEAR = {1: 0.5, 3: 0.25, 5: 0.15}

@@ -1,10 +1,11 @@
 """The arms of the ablations (sections 5 and 6, and what the paper leaves open): what each file of recipes/ablations/ changes, on a
 model of any size."""
 
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from lima import UserError, recipe
+from lima import UserError, conversations, hub, recipe
 
 FOLDER = Path("recipes/ablations")
 DATA = {"dataset", "exclude_sources"}
@@ -117,7 +118,7 @@ def dataset(arm, size):
 
 
 def missing(name, size):
-    """Lines on the datasets of an ablation that are not there, with what makes them."""
+    """Lines on the datasets of an ablation that cannot be had, with what makes them."""
     lines = {}
     for arm in ABLATIONS[name].arms:
         path = Path(dataset(arm, size))
@@ -125,4 +126,15 @@ def missing(name, size):
             source = "wikihow RAW=pages/" if path.name.startswith("wikihow") else "stackexchange RAW=dumps/"
             own = f" DATA={path.name}" if "unfiltered" in path.name else ""
             lines[path] = f"{path}: make curate-{source}{own} && make curate-mix DATA={path.name}"
+        elif hub.is_name(str(path)) and (why := _unreachable(str(path))):
+            lines[path] = why
     return list(lines.values())
+
+
+@cache
+def _unreachable(name):
+    """Why a dataset cannot be read from the Hub, or None; what was read is in its cache then."""
+    try:
+        conversations.load(name)
+    except UserError as error:
+        return str(error)

@@ -153,7 +153,12 @@ def of_ablations(args, given):
 
 
 def left_out(args):
-    return [f"{name}: {line}" for name in args.ablations for line in arms.missing(name, args.size)]
+    """A line for each dataset that is missing, with the ablations that wait for it."""
+    waiting = {}
+    for name in args.ablations:
+        for line in arms.missing(name, args.size):
+            waiting.setdefault(line, []).append(name)
+    return [f"{', '.join(names)}: {line}" for line, names in waiting.items()]
 
 
 def report(run):

@@ -33,7 +33,7 @@ def _share_trained(run, arm):
     at = runs.marker(found[-1]) if found else {"epoch": 0, "step": 0}
     if arm["max_steps"] > 0:
         return at["step"] / arm["max_steps"]
-    return (at["epoch"] + 1e-6) / arm["epochs"]
+    return round(at["epoch"], 4) / arm["epochs"]
 
 
 def answered(run, arm):
