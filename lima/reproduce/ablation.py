@@ -294,8 +294,10 @@ def plan(args, found, todo):
 
 
 def _changes(arm):
-    changed = arms.changes(arm)
-    return ", ".join(f"{key} {value}" for key, value in changed.items() if value is not None) or "the recipe as it is"
+    changed = {
+        key: value for key, value in arms.changes(arm).items() if key != "model_name_or_path" and value is not None
+    }
+    return ", ".join(f"{key} {value}" for key, value in changed.items()) or "the recipe as it is"
 
 
 def _time(args, left):
@@ -309,7 +311,7 @@ def _time(args, left):
         for resolved in left:
             config = forecast.dimensions(resolved)
             options = argparse.Namespace(
-                gpu=None, gpus=args.gpus if args.gpus > 1 else None, nodes=1, interconnect=None
+                gpu=None, gpus=args.gpus if args.gpus > 1 else None, nodes=None, interconnect=None
             )
             place, _ = forecast.choose(options, resolved, config)
             tokens, _ = forecast.lengths(resolved)

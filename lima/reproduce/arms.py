@@ -88,7 +88,7 @@ def check(name):
 
 def words(arm, size, seed, given=()):
     """The recipe of an arm on the size's base, as `lima_sft.py` takes it: `--config recipes/SIZE.yaml` and flags. `given`: flags
-    for all arms alike."""
+    for all arms alike; what an arm changes stands above them."""
     path = FOLDER.parent / f"{size}.yaml"
     if not path.is_file():
         have = ", ".join(sorted(one.stem for one in FOLDER.parent.glob("*.yaml") if one.stem != "lima"))
@@ -101,7 +101,7 @@ def words(arm, size, seed, given=()):
         changed["model_name_or_path"] = of_size + changed["model_name_or_path"].removeprefix(of_arm)
     flags = [word for key, value in changed.items() for word in recipe.tokens(key, value)]
     own = ["--run_name", run_name(arm, size, seed), "--seed", str(seed), "--keep_epochs", "none"]
-    return ["--config", str(path), *flags, *own, *given]
+    return ["--config", str(path), *given, *flags, *own]
 
 
 def run_name(arm, size, seed):
