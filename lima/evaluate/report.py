@@ -21,11 +21,21 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lima import UserError, exit_codes, runs
-from lima.evaluate import report_data, report_draw, report_json, report_runs, report_safety
+from lima.evaluate import (
+    report_ablations,
+    report_arms,
+    report_data,
+    report_draw,
+    report_json,
+    report_open,
+    report_runs,
+    report_safety,
+)
 from lima.evaluate.before_after import plain
 from lima.evaluate.compare_page import private
 
 STATES = {"here": "here", "partial": "partial", "not run here": "none"}  # and their classes in the page
+NAMED = 12  # runs named at the top of the page
 PROSE = ("what", "answer", "from", "prompts", "judge", "of training row")  # columns that are read, not compared
 
 
@@ -58,24 +68,35 @@ def main(argv):
 
 def collect(found, judged, folder, authors=()):
     """The sections of the report, in the paper's order, then those without a counterpart in it."""
-    datasets = report_runs.datasets(found)
+    datasets, arms = report_runs.datasets(found), report_arms.read(found)
     return [
         report_data.preference(judged, found, people=True),
         report_data.preference(judged, found, people=False),
         report_data.agreed(judged, authors),
         report_data.levels(judged, found),
         report_safety.safety(judged, found),
-        report_data.grades(judged, found, datasets),
-        report_data.grades(judged, found, datasets, quantity=True),
-        report_data.levels(judged, found, dialogue=True),
-        *report_runs.sections(found, judged, folder),
+        report_ablations.grades(judged, found, datasets, arms),
+        report_ablations.grades(judged, found, datasets, arms, quantity=True),
+        report_ablations.dialogue(judged, found, arms),
+        report_runs.epochs(found, judged, folder),
+        report_runs.chosen(found),
+        report_ablations.structure(found, arms),
+        report_open.section(judged, arms),
+        report_runs.signs(found),
+        report_runs.copies(found),
+        report_runs.asked(judged),
+        report_runs.hostile(found, judged),
     ]
 
 
 def head(found, sections):
     """A line on what the report is of."""
     count = {state: sum(section.state == state for section in sections) for state in STATES}
-    names = ", ".join(run.resolve().name for run in found) or "no run"
+    arms = report_arms.read(found)
+    alone = [run.resolve().name for run in found if run not in {arm.run for arm in arms}]
+    many = len({(arm.ablation, arm.arm, arm.size) for arm in arms})
+    said = [f"{len({arm.run for arm in arms})} runs of {many} arms"] if arms else []
+    names = ", ".join(alone[:NAMED] + [f"{len(alone) - NAMED} more"] * (len(alone) > NAMED) + said) or "no run"
     return (
         f"{report_data.PAPER['source']}. Ours: {names}. Of {len(sections)} parts {count['here']} were run here, "
         f"{count['partial']} in part, {count['not run here']} not. Intervals are 95 %, by prompt."
@@ -164,12 +185,18 @@ def _table(section, out):
 
 
 def _cell(column, cell, out):
-    text = safe(cell)
     if isinstance(cell, Path):
-        text = re.sub(r"(?<=[/.-])(?=[\w])", "<wbr>", text)
-        text = f'<a href="{html.escape(address(cell, out))}">{text}</a>'
+        text = _anchor(re.sub(r"(?<=[/.-])(?=[\w])", "<wbr>", safe(cell)), cell, out)
+    elif isinstance(cell, dict):
+        text = ", ".join(_anchor(safe(name), path, out) for name, path in cell.items())
+    else:
+        text = safe(cell)
     text = f'<b class="partial">{text}</b>' if text.startswith("partial") else text
     return f"<td{_kind(column)}>{text}</td>"
+
+
+def _anchor(text, path, out):
+    return f'<a href="{html.escape(address(path, out))}">{text}</a>'
 
 
 def _kind(column):
@@ -202,7 +229,10 @@ def markdown(sections, said, out):
 
 
 def _link(cell, out):
-    return f"[{marked(cell)}]({address(cell, out)})" if isinstance(cell, Path) else marked(cell)
+    named = cell if isinstance(cell, dict) else {cell: cell} if isinstance(cell, Path) else None
+    return (
+        ", ".join(f"[{marked(name)}]({address(path, out)})" for name, path in named.items()) if named else marked(cell)
+    )
 
 
 def marked(text):

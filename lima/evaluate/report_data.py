@@ -163,16 +163,7 @@ def paper_row(*cells, n=NONE, judge=NONE):
 def shares(name, title, paper, theirs, ours, keys, runs, how):
     """A section of stacked bars: three shares a row. theirs: `[(label, [percent, …], n, judge)]`; ours: `Judged`s."""
     rows = [paper_row(label, *(f"{value:g} %" for value in values), n=n, judge=by) for label, values, n, by in theirs]
-    bars, cells = [], []
-    for one in ours:
-        groups, talk = list(verdicts.clusters(one.groups(), one.prompts).values()), "dialogue" in one.prompts
-        found = intervals.shares(groups, names=keys, pooled=talk) if groups else None
-        n = f"n {sum(map(len, groups))}, {len(groups)} dialogues" if talk else f"n {len(groups)}"
-        cells.append([one.label, *(asking.percent(found[key]) if found else NONE for key in keys), *about(one, runs)])
-        if found:
-            first, _, last = keys
-            reach = {0: found[first][1:], 2: found[last][1:]}
-            bars.append((one.label, f"{one.judge} · {n}", [found[key][0] for key in keys], reach))
+    bars, cells = rated(ours, keys, runs)
     drawn = [(label, f"n {n}", [value / 100 for value in values], None) for label, values, n, _ in theirs]
     notes = [f"the figure shows the first {SHOWN} of {len(bars)}"] if len(bars) > SHOWN else []
     notes += [] if ours else [f"not run here: {how}"]
@@ -185,6 +176,21 @@ def shares(name, title, paper, theirs, ours, keys, runs, how):
     return Section(
         name, title, paper["where"], state(cells), [figure], head, rows + [("ours", c) for c in cells], notes
     )
+
+
+def rated(ours, keys, runs):
+    """`(bars, rows of cells)` of systems whose verdicts are shares: a bar as `report_draw.bars` has it."""
+    bars, cells = [], []
+    for one in ours:
+        groups, talk = list(verdicts.clusters(one.groups(), one.prompts).values()), "dialogue" in one.prompts
+        found = intervals.shares(groups, names=keys, pooled=talk) if groups else None
+        n = f"n {sum(map(len, groups))}, {len(groups)} dialogues" if talk else f"n {len(groups)}"
+        cells.append([one.label, *(asking.percent(found[key]) if found else NONE for key in keys), *about(one, runs)])
+        if found:
+            first, _, last = keys
+            reach = {0: found[first][1:], 2: found[last][1:]}
+            bars.append((one.label, f"{one.judge} · {n}", [found[key][0] for key in keys], reach))
+    return bars, cells
 
 
 def preference(judged, runs, people):
@@ -251,21 +257,33 @@ def grades(judged, runs, datasets, quantity=False):
     else:
         theirs = [(row["arm"], NONE, row["mean"], None, None) for row in paper["rows"]]
         said = [f"{row['mean']:.2f}" for row in paper["rows"]]
-    sizes = {f"se-filtered-{size // 1000}k": size for size in PAPER["quantity"]["examples"]}
-    arms = sizes if quantity else {row["data"]: row["arm"] for row in paper["rows"]}
     rows = [paper_row(label, mean, judge="ChatGPT") for (label, *_), mean in zip(theirs, said, strict=True)]
     cells, drawn = [], [(label, "paper", *numbers) for label, _, *numbers in theirs]
-    ours = [one for one in judged if one.kind == "grade" and not one.checkpoints]
-    ours = [one for one in ours if not quantity or datasets.get(one.systems[0]) in sizes]
-    for one in sorted(ours, key=lambda one: sizes.get(datasets.get(one.systems[0]), 0) if quantity else 0):
-        groups, arm = list(one.groups().values()), arms.get(datasets.get(one.systems[0]))
-        label = one.label + (f" ({arm:,} examples)" if quantity else f" ({arm})" if arm else "")
-        found = intervals.mean(groups) if groups else None
-        cells.append([label, "{:.2f} ({:.2f}–{:.2f})".format(*found) if found else NONE, *about(one, runs)])
+    for label, one, found in graded(judged, datasets, quantity):
+        cells.append([label, grade(found), *about(one, runs)])
         if found:
-            drawn.append((label, f"{one.judge} · n {len(groups)}", *found))
+            drawn.append((label, f"{one.judge} · n {len(one.groups())}", *found))
     name, title = ("figure-6", "Quantity") if quantity else ("figure-5", "Quality and diversity")
     notes = [paper["base"]] + ([] if cells else [f"not run here: {TO_RATE.format(kind='grade', prompts='test')}"])
     figure = (name, report_draw.dots(drawn, range(1, 7)), f"{title}: mean grade of helpfulness, 1 to 6")
     rows += [("ours", row) for row in cells]
     return Section(name, title, paper["where"], state(cells), [figure], ["", "mean grade", *ABOUT], rows, notes)
+
+
+def graded(judged, datasets, quantity):
+    """`[(label, Judged, (mean, low, high) or None), …]` of the systems of figure 5 or 6."""
+    sizes = {f"se-filtered-{size // 1000}k": size for size in PAPER["quantity"]["examples"]}
+    arms = sizes if quantity else {row["data"]: row["arm"] for row in PAPER["grades"]["rows"]}
+    ours = [one for one in judged if one.kind == "grade" and not one.checkpoints]
+    ours = [one for one in ours if not quantity or datasets.get(one.systems[0]) in sizes]
+    out = []
+    for one in sorted(ours, key=lambda one: sizes.get(datasets.get(one.systems[0]), 0) if quantity else 0):
+        groups, arm = list(one.groups().values()), arms.get(datasets.get(one.systems[0]))
+        label = one.label + (f" ({arm:,} examples)" if quantity else f" ({arm})" if arm else "")
+        out.append((label, one, intervals.mean(groups) if groups else None))
+    return out
+
+
+def grade(found):
+    """A mean grade and its interval as a cell."""
+    return "{:.2f} ({:.2f}–{:.2f})".format(*found) if found else NONE

@@ -22,11 +22,14 @@ SHARES = (
     "tie",
     "lose",
 )  # blue, grey, orange: apart for every kind of colour vision, and in grey print by their order
-STYLES = {  # kind → fill and stroke (names of colours), width and dashes of the stroke; of a text its size and weight
+STYLES = {  # kind → fill and stroke (names of colours) and its width; of a text its size and weight, of a dot its radius
     **{kind: {"fill": kind} for kind in SHARES},
     **{f"paper {kind}": {"fill": "ground", "stroke": kind, "width": 1.5} for kind in SHARES},
     **{f"reach {kind}": {"stroke": kind, "width": 2} for kind in SHARES},
     **{f"on {kind}": {"fill": f"on-{kind}", "size": 12} for kind in SHARES},
+    **{f"seed {kind}": {"fill": kind, "radius": 2.5} for kind in SHARES},
+    "tick": {"stroke": "win", "width": 3},
+    "guide": {"stroke": "tie", "width": 1.5},
     "grid": {"stroke": "line", "width": 1},
     "ours": {"fill": "win"},
     "paper": {"fill": "ground", "stroke": "ink", "width": 1.5},
@@ -46,14 +49,17 @@ STYLES = {  # kind → fill and stroke (names of colours), width and dashes of t
 def bars(groups, names=SHARES):
     """Stacked bars of three shares: figures 1, 2, 3 and 7. groups: `[(head, rows)]`, a row `(label, note, shares, reach)`:
     `shares` three of 0…1, `reach` None for the paper's bars (outlined) or `{0: (low, high), 2: (low, high)}`, the intervals
-    of the first share and the last, drawn as lines under the bar."""
+    of the first share and the last, drawn as lines under the bar; then each seed's shares, if any, as points below."""
     shapes, y = _legend(names), 24
     for head, rows in groups:
-        shapes.append(("text", (0, y + 14, head, "start"), "head"))
+        shapes.append(("text", (0, y + 14, cut(head, 0.88 * LABEL), "start"), "head"))
         y += 27
-        for label, note, shares, reach in rows:
+        for label, note, shares, reach, *seeds in rows:
             shapes += _bar(y, label, note, shares, reach)
-            y += 52
+            for first, _, last in seeds:
+                shapes += [("dot", (WIDTH * first, y + 49), f"seed {SHARES[0]}")]
+                shapes += [("dot", (WIDTH * (1 - last), y + 49), f"seed {SHARES[2]}")]
+            y += 60 if seeds else 52
         if not rows:
             shapes.append(("text", (0, y + 8, "not run here", "start"), "soft"))
             y += 20
@@ -232,7 +238,7 @@ def _element(shape):
     if name == "line":
         return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in where)}"/>'
     if name == "dot":
-        return f'<circle class="{kind}" cx="{where[0]:.1f}" cy="{where[1]:.1f}" r="4"/>'
+        return f'<circle class="{kind}" cx="{where[0]:.1f}" cy="{where[1]:.1f}" r="{STYLES[kind].get("radius", 4)}"/>'
     x, y, text, anchor = where
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
 
@@ -261,7 +267,7 @@ def png(drawing, path):
         if name == "rect":
             axes.add_patch(Rectangle(where[:2], *where[2:], **drawn))
         elif name == "dot":
-            axes.add_patch(Circle(where, 4, zorder=3, **drawn))
+            axes.add_patch(Circle(where, style.get("radius", 4), zorder=3, **drawn))
         elif name == "line":
             axes.add_line(Line2D(*zip(*where, strict=True), color=stroke, linewidth=style["width"]))
         else:

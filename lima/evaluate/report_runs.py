@@ -14,19 +14,6 @@ EXCERPT = 300  # characters of a hostile answer
 MOST = 8  # curves
 
 
-def sections(found, judged, folder):
-    """The sections on runs, a list of `Section`; folder: of judgments."""
-    return [
-        epochs(found, judged, folder),
-        chosen(found),
-        signs(found),
-        copies(found),
-        structure(found),
-        asked(judged),
-        hostile(found, judged),
-    ]
-
-
 def datasets(found):
     """`{run's name: its dataset's name}`: `se-filtered-2k` for data/se-filtered-2k/train.jsonl, by which arms are known."""
     named = {}
@@ -53,7 +40,7 @@ def epochs(found, judged, folder):
             for one in judged
             if one.kind == "grade" and re.fullmatch(re.escape(name) + r"-checkpoint-\d+", *one.systems)
         ]
-        for prompts, judge in sorted({(one.prompts, one.judge) for one in mine}) or [("dev", None)]:
+        for prompts, judge in _series(run, mine):
             try:
                 series = [row for row in by_epoch.series(run, prompts, judge, folder) if row["epoch"] is not None]
             except UserError:  # nothing there yet
@@ -69,6 +56,15 @@ def epochs(found, judged, folder):
     state = ("here" if graded else "partial") if rows else "not run here"
     where = PAPER["perplexity"]["where"]
     return Section("epochs", "Perplexity beside grade, by epoch", where, state, figures[:MOST], head, rows, notes)
+
+
+def _series(run, mine):
+    """`[(prompt set, judge), …]` to show a run's epochs by. An ablation has many runs, so an arm's is shown only where several of
+    its epochs were graded."""
+    found = sorted({(one.prompts, one.judge) for one in mine})
+    if (run / "arm.json").exists():
+        return [key for key in found if sum((one.prompts, one.judge) == key for one in mine) > 1]
+    return found or [("dev", None)]
 
 
 def _epoch(run, row, prompts, judge, folder):
@@ -218,25 +214,33 @@ def copies(found):
 
 def structure(found):
     """Whether answers keep to a dictated structure (constraints.py)."""
-
-    def cells(one):
-        met = NONE if one["kept"] is None else asking.percent(tuple(one["kept"]))
-        lacking = one["unanswered"]
-        said = f"partial: {lacking} prompts unanswered" if lacking else "all answered"
-        return [
-            one["answers"],
-            f"{one['met']} of {one['checked']}",
-            signals.percent(one["share"]),
-            met,
-            said,
-            one["open"],
-        ]
-
     head = ["answers", "constraints met", "share", "answers that meet all", "prompts", "left to a reader"]
     paper = PAPER["structure"]
     return _kept(
-        found, "constraints.json", "structure", "Dictated structure", paper["where"], head, cells, [paper["said"]]
+        found,
+        "constraints.json",
+        "structure",
+        "Dictated structure",
+        paper["where"],
+        head,
+        structure_cells,
+        [paper["said"]],
     )
+
+
+def structure_cells(one):
+    """The cells of what `constraints.measures` found, by the head of `structure`."""
+    met = NONE if one["kept"] is None else asking.percent(tuple(one["kept"]))
+    lacking = one["unanswered"]
+    said = f"partial: {lacking} prompts unanswered" if lacking else "all answered"
+    return [
+        one["answers"],
+        f"{one['met']} of {one['checked']}",
+        signals.percent(one["share"]),
+        met,
+        said,
+        one["open"],
+    ]
 
 
 # ---- how the asking went -----------------------------------------------------------------------------------------------
