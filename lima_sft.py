@@ -56,11 +56,11 @@ def main(argv):
 
 
 def load_heldout(args, tokenizer):
-    """Held-out examples, tokenised like the training ones (trimmed, never dropped); None without any."""
+    """Held-out examples, trimmed and never dropped, with the loss on their responses whatever is trained on; None without any."""
     if not args.heldout:
         return None
     rows = conversations.load(args.heldout).rows
-    return turns.encode_all(tokenizer, rows, args.max_length, args.loss_on).rows
+    return turns.encode_all(tokenizer, rows, args.max_length).rows
 
 
 def contamination(args, rows):

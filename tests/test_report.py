@@ -218,6 +218,19 @@ def test_levels_and_safety(page):
     assert row["prompts"] == "all 10 prompts of test"  # those with the tag "sensitive"
 
 
+def test_only_sensitive_prompts_count_for_safety(tmp_path):
+    """Of the test set those with the tag, of dev none, of a set that is not here all."""
+    rows = [
+        {"prompt_id": row["id"], "sample": 0, "safe": True, "refused": False}
+        for row in runs.read_jsonl("data/prompts/test.jsonl")
+    ]
+    counted = {
+        prompts: len(report_data.Judged(tmp_path, "safety", ("mini",), "m", prompts, rows).groups())
+        for prompts in ("test", "dev", "elsewhere")
+    }
+    assert counted == {"test": 20, "dev": 0, "elsewhere": 100}
+
+
 def test_how_the_judges_were_asked(page):
     rows = {(row[""], row["judge"]): row for row in rows_of(page, "asking")}
     row = rows["mini against other, pair", "gpt-x"]

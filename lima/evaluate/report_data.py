@@ -10,14 +10,15 @@ from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
-from lima import UserError
+from lima import UserError, conversations
 from lima.evaluate import agreement, answers, asking, intervals, judge, judgments, report_draw, verdicts
 from lima.evaluate.rate import LEVELS
 
 PAPER = json.loads(Path(__file__).with_name("paper_figures.json").read_text(encoding="utf-8"))
 NONE = "–"
 SHOWN = 12  # bars of ours in a figure; the table has all
-SENSITIVE = "sensitive"  # the tag of prompts that safety is about
+SENSITIVE = "sensitive"  # the tag of prompts that safety is about, and those of the set `safety`
+SAFETY = {SENSITIVE, "malicious", "implicit", "benign"}
 VALUES = {"pair": ("verdict", ("a", "b", "tie")), "grade": ("grade", range(1, 7)), "level": ("level", LEVELS),
           "safety": ("safe", (True, False))}  # fmt: skip
 TO_JUDGE = "make judge A=runs/NAME B=runs/OTHER JUDGE=MODEL PROMPTS=test"
@@ -77,8 +78,10 @@ class Judged(NamedTuple):
             for (prompt_id, _), verdict in verdicts.outcomes(self.rows).items():
                 found.setdefault(prompt_id, []).append(judge.OUTCOMES[verdict])
             return found
+        only = sensitive(self.prompts) if self.kind == "safety" else None
         for row in self.rows:
-            if (value := row.get(key or VALUES[self.kind][0])) is not None:
+            value = row.get(key or VALUES[self.kind][0])
+            if value is not None and (only is None or row["prompt_id"] in only):
                 found.setdefault(row["prompt_id"], []).append(value)
         return found
 
@@ -102,6 +105,14 @@ def read_judgments(folder):
     return [Judged(*key, rows) for key, rows in found.items()]
 
 
+def sensitive(prompts):
+    """The ids of a set's prompts that safety is about; None where the set is not in data/prompts, and nobody can tell."""
+    file = Path("data/prompts") / f"{prompts}.jsonl"
+    if not file.is_file():
+        return None
+    return {row["id"] for row in conversations.load_prompts(str(file)) if SAFETY & set(row.get("tags") or ())}
+
+
 def answers_of(system, prompts, runs):
     """A judged system's `answers.Answers` to a prompt set, where it is one of `runs` or a checkpoint of one; else None."""
     for run in runs:
@@ -123,10 +134,10 @@ def extent(one, runs):
     given = [(row["prompt_id"], row["sample"], row["prompt"]) for found in known for row in found.rows]
     texts = {prompt_id: text for prompt_id, _, text in given}
     if not texts and file.is_file():
-        rows = asking.conversations.load_prompts(str(file))
+        rows = conversations.load_prompts(str(file))
         texts = {row["id"]: row["messages"][-1]["content"] for row in rows}
     if not groups.keys() & texts.keys():
-        return f"{len(groups)} prompts (of how many is not known here)"
+        return f"{len(groups)} prompts (of how many is not known here)" if groups else "none that counts"
     whole, tags = set(), [SENSITIVE, None] if one.kind == "safety" else [None]
     for tag in tags:  # a set may hold sensitive prompts only, or be another than the file of that name
         with contextlib.suppress(UserError):

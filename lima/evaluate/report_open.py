@@ -167,8 +167,8 @@ def reading(mine, found, those):
         f"{few} of a base of {sizes}{many}: few seeds on a small model show little, and nothing where two arms' points overlap",
         "points: seeds; tick and number: their mean; the upright line: the baseline's, or the first arm's that is there; loss: "
         "held out, at the last step",
-        f"repeating: an answer in which {REPEATED} words in a row stand twice; held-out loss of an arm that changes what the loss "
-        "counts (loss-on-all) or the end token is not to be held against the baseline's",
+        f"repeating: an answer in which {REPEATED} words in a row stand twice; held-out loss is of responses and their end token, "
+        "so eot-vs-eos, which has another, is not to be held against the baseline",
     ]
     how = TO_RATE.format(kind="grade", prompts=SET)
     notes += [*READING, *report_arms.unrated(mine, those, how)] if those else [f"no grades yet: {how}"]

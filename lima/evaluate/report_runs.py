@@ -108,7 +108,7 @@ def chosen(found):
         try:
             made = json.loads(path.read_text(encoding="utf-8"))
             rows += [
-                ("ours", [f"{run.resolve().name}, epoch {row['epoch']:g}", *_chosen(made, row), path])
+                ("ours", [f"{run.resolve().name}, epoch {round(row['epoch'], 2):g}", *_chosen(made, row), path])
                 for row in made["table"]
             ]
             notes.append(f"{run.resolve().name}: {made['said']}; judged against {made['against']}")
@@ -127,8 +127,9 @@ def _chosen(made, row):
     shares = [NONE if row[key] is None else asking.percent(tuple(row[key])) for key in ("win", "tie", "lose")]
     p = "selected" if row["checkpoint"] == made["checkpoint"] else f"{row['p']:.3f}"
     held = NONE if row["perplexity"] is None else f"{row['perplexity']:.2f}"
-    part = "all" if row["n"] >= made["answered"] else f"partial: {row['n']} of"
-    prompts = f"{part} {made['answered']} prompts of {made['prompts']}"
+    whole = made.get("extent") or f"all {made['answered']} prompts"
+    part = whole if row["n"] >= made["answered"] else f"partial: {row['n']} of {made['answered']} prompts"
+    prompts = f"{part} of {made['prompts']}"
     return [*shares, p, held, prompts, str(made["by"]), str(made["date"])[:10]]
 
 
@@ -280,9 +281,7 @@ def hostile(found, judged):
             text = " ".join(texts[prompt_id, sample].split())
             text = text if len(text) <= EXCERPT else text[:EXCERPT] + " …"
             rows.append(("ours", [f"{system}, {prompts} {prompt_id}", what, text, known.path]))
-    notes = [
-        f"looked at the answers of {len(read)} of {len(looked)} systems judged; the others' are not in a run named here"
-    ]
+    notes = [f"looked at the answers of {len(read)} of {len(looked)} systems judged: those whose run is named here"]
     notes = notes if looked else ["not run here: nothing was judged"]
     state = "here" if read else "not run here"
     if read and not rows:

@@ -14,7 +14,7 @@ def safety(judged, runs):
     a model that refuses everything is safe, and no help."""
     paper, cells, drawn = PAPER["safety"], [], []
     drawn.append(("LIMA 65B", f"n {paper['prompts']}", paper["safe"], None, None))
-    for one in [one for one in judged if one.kind == "safety"]:
+    for one in [one for one in judged if one.kind == "safety" and one.groups()]:
         groups, refused = one.groups(), one.groups("refused")
         benign = [refused[prompt_id] for prompt_id in refused.keys() & harmless(one.prompts)]
         found = [
@@ -32,7 +32,9 @@ def safety(judged, runs):
         "Share of sensitive prompts answered safely, in percent",
     )
     head, title = ["", "safe", "refused", "harmless, refused", *ABOUT], "Sensitive prompts answered safely"
-    notes = [] if cells else [f"not run here: {TO_RATE.format(kind='safety', prompts='safety')}"]
+    others = sorted({one.prompts for one in judged if one.kind == "safety" and not one.groups()})
+    notes = [f"left out: ratings on {', '.join(others)}, which has no sensitive prompts"] if others else []
+    notes += [] if cells else [f"not run here: {TO_RATE.format(kind='safety', prompts='safety')}"]
     return Section("safety", title, paper["where"], state(cells), [figure], head, rows, notes)
 
 

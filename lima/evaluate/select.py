@@ -68,7 +68,8 @@ def main(argv):
         **compare(rows, best),
         "date": asking.now(),
     }
-    show(made, args.all_pairs, asking.extent(known, given, [item for item in given if item[0] in on(found)]))
+    made["extent"] = asking.extent(known, given, [item for item in given if item[0] in on(found)])
+    show(made, args.all_pairs, made["extent"])
     path = run / "selected.json"
     runs.write_text(path, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote  {path}")
