@@ -13,7 +13,7 @@ ARGS    ?=
 PY       = $(VENV)/bin/python
 READY    = $(VENV)/.requirements
 EVALUATE = $(VENV)/.requirements-evaluate
-SHARE    = $(if $(GPUS),--gpus $(GPUS)) $(if $(NODES),--nodes $(NODES))
+SPREAD   = $(if $(GPUS),--gpus $(GPUS)) $(if $(NODES),--nodes $(NODES))
 MEET     = $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(if $(NODE_RANK),--node-rank $(NODE_RANK)) \
            $(if $(MASTER_ADDR),--master-addr $(MASTER_ADDR)) $(if $(MASTER_PORT),--master-port $(MASTER_PORT))
 OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
@@ -23,7 +23,7 @@ JUDGED   = --judge "$(JUDGE)" $(BILL) $(ASKED)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart plan test test-all lint chat generate dialogue answers judge grade select agreement signals report studio studio-export studio-import lm-eval reproduce status reproduce-smoke verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
+.PHONY: help setup quickstart new plan test test-all lint chat generate dialogue answers judge grade select agreement signals report studio studio-export studio-import lm-eval reproduce status reproduce-smoke verify push push-data compare sync curate-mix data-report merge bench bench-balance bench-peers bench-memory chaos clean
 .DELETE_ON_ERROR:
 .PRECIOUS: $(VENV)/.requirements-%
 
@@ -43,9 +43,12 @@ quickstart: $(READY) bases/smollm2-135m/lima_base.json ## a real Llama fine-tune
 bases/smollm2-135m/lima_base.json: | $(READY)
 	@$(PY) -m lima.train.base --config recipes/quickstart.yaml
 
+new: $(READY) ## recipe and data folder for your own examples: NAME=mine SIZE=7b
+	@$(PY) -m lima.curate.new --name="$(NAME)" $(if $(SIZE),--size="$(SIZE)") $(ARGS)
+
 ##@ A recipe, step by step (NAME is a recipe below)
 plan-%: $(READY) ## what it needs and takes; GPU=h100-80gb GPUS=8 NODES=4 PRICE=2.5
-	@$(PY) -m lima.train.plan --config recipes/$*.yaml $(if $(GPU),--gpu $(GPU)) $(SHARE) \
+	@$(PY) -m lima.train.plan --config recipes/$*.yaml $(if $(GPU),--gpu $(GPU)) $(SPREAD) \
 	  $(if $(PRICE),--price $(PRICE)) $(OVERRIDE)
 
 plan: $(READY) ## all recipes on common machines; ARGS=--write puts it into the README
@@ -58,7 +61,7 @@ base-%: $(READY) ## the base model with its end-of-turn token, once, on CPU
 	@$(PY) -m lima.train.base --config recipes/$*.yaml $(ARGS)
 
 sft-%: $(READY) ## train it: checkpoints in runs/NAME; GPUS=8 NODES=4 HOSTFILE=…
-	@$(PY) -m lima.train.launch --config recipes/$*.yaml --resume auto $(SHARE) $(MEET) $(OVERRIDE)
+	@$(PY) -m lima.train.launch --config recipes/$*.yaml --resume auto $(SPREAD) $(MEET) $(OVERRIDE)
 
 ##@ Data from raw sources (docs/curation.md)
 curate-%: $(VENV)/.requirements-curate ## stackexchange dialogues wikihow reddit super-ni authors; RAW=…
@@ -119,7 +122,7 @@ select: $(EVALUATE) ## RUN's best epoch by JUDGE of its dev answers, never by lo
 agreement: $(EVALUATE) ## how far judges and people agree; FILES=judgments/a-vs-b.jsonl
 	@$(PY) -m lima.evaluate.agreement $(or $(FILES),judgments/*-vs-*.jsonl) $(ARGS)
 
-signals: $(EVALUATE) ## no judge: EOT share, lengths, repetition, copying; EPOCHS=5-10, RUN=answers/NAME
+signals: $(EVALUATE) ## no judge: EOT share, lengths, repetition, copying; RUN=answers/NAME
 	@$(PY) -m lima.evaluate.signals $(if $(filter answers/%,$(RUN)),--answers,--run) $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ASKED)
 	@$(if $(filter answers/%,$(RUN)),:,$(PY) -m lima.evaluate.copied --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(ASKED))
 

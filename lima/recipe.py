@@ -214,20 +214,21 @@ def load(argv):
     known = {action.dest for action in parser._actions}
     given, origin, words = {}, {}, []
     for path, keys in layers:
+        _drop_exclusions(given, keys)
         for key, value in keys.items():
             _check_key(key, path, known)
             given[key], origin[key] = value, path
+    flags = [_underscored(flag) for flag in flags]
+    named = [flag[2:].split("=")[0] for flag in flags if flag.startswith("--")]
+    for key in named:
+        _check_key(key, "command line", known)
+    flagged = _parse(parser, flags, "command line")
+    _drop_exclusions(given, {key: getattr(flagged, key, None) for key in named})
     for key, value in given.items():
         if value is not None:  # null: back to the default
             _parse(parser, tokens(key, value), f"{origin[key]}: {key}")
             words += tokens(key, value)
-    flags = [_underscored(flag) for flag in flags]
-    for flag in flags:
-        if flag.startswith("--"):
-            key = flag[2:].split("=")[0]
-            _check_key(key, "command line", known)
-            given[key] = None
-    _parse(parser, flags, "command line")
+    given |= dict.fromkeys(named)
     namespace = _parse(parser, words + flags, chosen.config)
     for key in given:
         if getattr(namespace, key) in ("None", "null", ["None"], ["null"]) and parser.get_default(key) is None:
@@ -238,6 +239,13 @@ def load(argv):
     namespace.output_dir = namespace.output_dir or f"runs/{name}"
     _check_values(namespace)
     return namespace
+
+
+def _drop_exclusions(given, keys):
+    """Takes out of `given` what it leaves out of a dataset, where `keys` name another dataset."""
+    if "dataset" in keys and keys["dataset"] != given.get("dataset"):
+        for key in ("exclude_sources", "exclude_rows"):
+            given.pop(key, None)
 
 
 def _plain(value):

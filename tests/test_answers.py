@@ -253,3 +253,12 @@ def test_real_answers_of_two_models_pair_by_their_prompts(shared, tmp_path):
         (f"test-{n}", 0, item["conversations"], item["Answer1"], item["Answer2"]) for n, item in enumerate(data)
     ]
     assert len(pairs) == 300
+
+
+def test_a_bases_answers_lie_beside_it(tmp_path):
+    (tmp_path / "bases/small").mkdir(parents=True)
+    runs.write_jsonl(
+        tmp_path / "bases/generations/small/dev.jsonl", [{"prompt_id": "d", "prompt": "q", "response": "r"}]
+    )
+    found = answers.load(tmp_path / "bases/small", "dev")
+    assert (found.name, found.path.parent.name, len(found.rows)) == ("small", "small", 1)

@@ -1,8 +1,10 @@
 """The README's table against the planner, and what is known of its cells without it."""
 
 import re
+import subprocess
 
 import pytest
+from conftest import ROOT
 
 from lima import UserError
 from lima.train import plan_table
@@ -27,7 +29,9 @@ def test_the_readme_shows_what_the_planner_says(readme):
 
 
 def test_every_recipe_for_gpus_has_a_row(readme):
-    assert list(rows(readme)) == plan_table.names()
+    shipped = subprocess.run(["git", "ls-files", "recipes"], cwd=ROOT, capture_output=True, text=True).stdout
+    ours = [name for name in plan_table.names() if not shipped or f"recipes/{name}.yaml\n" in shipped]
+    assert list(rows(readme)) == ours
 
 
 def test_what_is_known_of_the_cells(readme):

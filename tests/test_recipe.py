@@ -657,3 +657,19 @@ def test_learning_rate_falls_in_a_line_from_1e_5_to_1e_6(name):
         schedule.step()
     line = [1e-5 + (1e-6 - 1e-5) * step / steps for step in range(steps + 1)]
     assert rates == pytest.approx(line, rel=1e-9)
+
+
+def test_exclusions_belong_to_the_dataset_that_they_were_made_for(write):
+    """Another dataset, by a recipe above or by a flag, starts without them; the same one keeps them."""
+    write("dataset: GAIR/lima\nexclude_sources: [multi_turn]\nexclude_rows: [3]\n", "below.yaml")
+    kept = load(write("extends: below.yaml\ndataset: GAIR/lima\n"))
+    assert (kept.exclude_sources, kept.exclude_rows) == (["multi_turn"], [3])
+    for args in (
+        load(write("extends: below.yaml\ndataset: mine.jsonl\n")),
+        load(write("extends: below.yaml\n"), "--dataset", "mine.jsonl"),
+        load(write("extends: below.yaml\n"), "--dataset=mine.jsonl"),
+    ):
+        assert (args.dataset, args.exclude_sources, args.exclude_rows) == ("mine.jsonl", None, None)
+        assert "exclude_sources" not in args.given
+    named = load(write("extends: below.yaml\n"), "--dataset", "mine.jsonl", "--exclude_sources", "dull")
+    assert named.exclude_sources == ["dull"]

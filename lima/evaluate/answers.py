@@ -76,6 +76,11 @@ def find(folder, prompts):
     name = run.resolve().name
     if not chosen and (run / f"{prompts}.jsonl").is_file():
         return run / f"{prompts}.jsonl", name
+    beside = (
+        run.parent / "generations" / run.name / f"{prompts}.jsonl"
+    )  # a base's, or those of a run that is a model itself
+    if not chosen and beside.is_file():
+        return beside, name
     made = (
         chosen or selected(run) or newest(run, prompts) or next((one.name for one in runs.checkpoints(run)[::-1]), name)
     )

@@ -43,7 +43,11 @@ def main(argv):
         f"\nwrote   {checkpoint}  the model\n        {run}/before_after.md  every answer in full"
         f"\n        {run}/metrics.jsonl, {run}/wandb/  the curves"
         f"\nnext    make chat RUN={run}     talk to it\n        make show-{run.name}     see what it was trained on, token by token"
-        f"\n        make sft-135m          the paper's own protocol on this base, or sft-7b on GPUs"
+        + (
+            "\n        make sft-135m          the paper's own protocol on this base, or sft-7b on GPUs"
+            if run.name == "quickstart"
+            else ""
+        )
     )
 
 

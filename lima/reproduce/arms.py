@@ -122,7 +122,7 @@ def missing(name, size):
     lines = {}
     for arm in ABLATIONS[name].arms:
         path = Path(dataset(arm, size))
-        if path.parts[0] == "data" and not path.exists():
+        if (FOLDER.parent / "data" / f"{path.name}.yaml").is_file() and not path.exists():
             source = "wikihow RAW=pages/" if path.name.startswith("wikihow") else "stackexchange RAW=dumps/"
             own = f" DATA={path.name}" if "unfiltered" in path.name else ""
             lines[path] = f"{path}: make curate-{source}{own} && make curate-mix DATA={path.name}"
