@@ -145,7 +145,7 @@ lm-eval: $(VENV)/.requirements-lm-eval ## RUN in EleutherAI's harness: what it s
 	@$(PY) -m lima.evaluate.harness --run $(RUN) $(ARGS)
 
 ##@ The whole paper, and your own (docs/reproduction.md)
-reproduce: $(EVALUATE) ## all of it, restartable anywhere: SIZE=65b JUDGE=… AGAINST="answers/x …"
+reproduce: $(EVALUATE) ## all of it, restartable: SIZE=65b JUDGE=… AGAINST="answers/x …"
 	@$(PY) -m lima.reproduce.paper $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(if $(AGAINST),--against $(AGAINST)) $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(ARGS)
 
@@ -161,7 +161,7 @@ reproduce-smoke: $(EVALUATE) ## every stage of reproduce on a tiny Llama, in min
 	@$(PY) -m benchmarks.reproduce_smoke $(ARGS)
 
 ##@ Benchmarks (docs/performance.md)
-bench: $(READY) ## TRL's ways to train and ours; also bench-balance, bench-peers, bench-memory
+bench: $(READY) ## TRL's ways to train and ours; bench-balance, -peers, -memory
 	@$(PY) -m benchmarks.step $(ARGS)
 
 bench-balance: $(VENV)/.requirements-bench
