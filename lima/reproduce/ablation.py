@@ -28,7 +28,7 @@ from pathlib import Path
 from lima import UserError, conversations, exit_codes, recipe, runs
 from lima.evaluate import client
 from lima.reproduce import arms, progress
-from lima.reproduce.stages import Failed, Runner, Stage
+from lima.reproduce.stages import Failed, Runner, Stage, report
 from lima.train import base
 
 ANSWER = 500  # tokens, assumed of an answer that a judge will read
@@ -58,7 +58,7 @@ def main(argv):
         runner.all([[base_stage(path, words) for path, words in bases.items()]])
         runner.all([stages(args, *one) for one in todo])
         if args.only is None:
-            runner.all([[report_stage(args)]])
+            runner.all([[report()]])
     except Failed as failure:
         stage, code, said = failure.args
         print(f"\nerror: {stage.label}, {stage.name}: {said}; its log: {stage.log}", file=sys.stderr)
@@ -220,19 +220,6 @@ def stages(args, run, arm, made):
         ]
         out.append(stage("judge", [*ask, *more], lambda: progress.judged(run, {**arm, "judge": args.judge})))
     return out
-
-
-def report_stage(args):
-    every = sorted(path.parent for path in Path("runs").glob(f"*/{progress.ARM}"))
-    page, began = Path("report/index.html"), [False]
-
-    def done():  # it is drawn once a command
-        began[0], first = True, began[0]
-        return first and page.exists()
-
-    return Stage(
-        "report/index.html", "report", ["lima.evaluate.report", "--runs", *every], done, Path("runs/logs/report.log")
-    )
 
 
 def submit(args, argv, todo):

@@ -27,7 +27,7 @@ from pathlib import Path
 from lima import UserError, exit_codes, recipe, runs
 from lima.evaluate import answers, judgments
 from lima.reproduce import arms
-from lima.reproduce.stages import Failed, Runner, Stage, took
+from lima.reproduce.stages import Failed, Runner, Stage, report, took
 from lima.train import base
 
 STATUS = Path("report/status.html")
@@ -39,10 +39,10 @@ def main(argv):
     path = f"recipes/{args.size}.yaml"
     resolved = recipe.load(["--config", path, *given])
     run = Path(resolved.output_dir)
-    todo = [*of_model(args, resolved, run, given), *of_ablations(args, given), report(run)]
+    todo = [*of_model(args, resolved, run, given), *of_ablations(args, given), report()]
     print(f"\nreproduce {args.size} · {run} · judge {args.judge or 'none: what code measures'}")
     for stage in todo:
-        print(f"  {stage.label:<28} {stage.name:<18} {'done' if stage.done() else '–'}")
+        print(f"  {stage.label:<28} {stage.name:<18} {'done' if stage.done and stage.done() else '–'}")
     for line in left_out(args):
         print(f"  left out: {line}")
     if args.dry_run:
@@ -110,6 +110,10 @@ def of_model(args, resolved, run, given):
         command = ["lima.evaluate.judge", "--a", run, "--b", spec, "--prompts", "test"]
         return ask(f"against {Path(spec).name}", command, lambda: compared(run, spec, args.judge))
 
+    def measure(name, prompts):
+        command = [f"lima.evaluate.{name}", "--run", run, "--prompts", prompts]
+        return stage(name, command, lambda: measured(run, name, prompts))
+
     talk = ["lima.evaluate.dialogue", "--run", run, *length]
     made = Stage(
         str(prepared), "base", ["lima.train.base", *words], (prepared / base.RECORD).exists, Path("runs/logs/base.log")
@@ -129,6 +133,10 @@ def of_model(args, resolved, run, given):
         answer("safety"),
         *rate("safety", "safety"),
         answer("structure"),
+        *(
+            measure(name, prompts)
+            for name, prompts in (("signals", "test"), ("copied", "test"), ("constraints", "structure"))
+        ),
         stage("dialogue", talk, lambda: answered(run, "dialogue")),
         *rate("level", "dialogue"),
     ]
@@ -148,7 +156,7 @@ def of_ablations(args, given):
             how = ["--size", args.size, "--seeds", args.seeds, "--samples", args.samples, "--jobs", args.jobs]
             how += ["--max_new_tokens", args.max_new_tokens, *(judge_flags(args) if args.judge else [])]
             words = ["lima.reproduce.ablation", name, *how, *given]
-            out.append(Stage(name, "ablation", words, once(), Path(f"runs/logs/ablation-{name}.log")))
+            out.append(Stage(name, "ablation", words, None, Path(f"runs/logs/ablation-{name}.log")))
     return out
 
 
@@ -159,19 +167,6 @@ def left_out(args):
         for line in arms.missing(name, args.size):
             waiting.setdefault(line, []).append(name)
     return [f"{', '.join(names)}: {line}" for line, names in waiting.items()]
-
-
-def report(run):
-    every = [run, *sorted(path.parent for path in Path("runs").glob("*/arm.json"))]
-    return Stage(
-        "report/index.html", "report", ["lima.evaluate.report", "--runs", *every], once(), Path("runs/logs/report.log")
-    )
-
-
-def once():
-    """A `done` that is false until the stage has run."""
-    looks = iter((False, False))
-    return lambda: next(looks, True)
 
 
 # ---- what is there -----------------------------------------------------------------------------------------------------
@@ -196,6 +191,15 @@ def answered(run, prompts, more=()):
     wanted = runs.parse_epochs(more[1])
     every = [one for one in runs.checkpoints(run) if wanted(round(runs.marker(one)["epoch"]))]
     return all((run / "generations" / one.name / f"{prompts}.jsonl").is_file() for one in every)
+
+
+def measured(run, name, prompts):
+    """Whether the program `name` has looked at the run's answers to `prompts` since they were made."""
+    path = run / "generations" / f"{name}.json"
+    try:
+        return path.stat().st_mtime >= answers.load(run, prompts).path.stat().st_mtime and prompts in path.read_text()
+    except (OSError, UserError):
+        return False
 
 
 def has_rows(run, kind, prompts, judge):

@@ -19,12 +19,13 @@ DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class Stage(NamedTuple):
-    """words: what follows `python -m`. done: whether there is nothing to do. run: the run's folder that it works in, or None."""
+    """words: what follows `python -m`. done: whether there is nothing to do; None where only the command can tell. run: the run's
+    folder that it works in, or None."""
 
     label: str
     name: str
     words: list
-    done: Callable
+    done: Callable | None
     log: Path
     run: Path | None = None
 
@@ -70,7 +71,7 @@ class Runner:
             for stage in stages:
                 if self.stopping:
                     return
-                if not stage.done():
+                if not (stage.done and stage.done()):
                     self._run(stage, slot)
         except Failed:
             self.stopping = True
@@ -93,7 +94,7 @@ class Runner:
         self._children.add(child)
         code = child.wait()
         self._children.discard(child)
-        if code or not stage.done():
+        if code or (stage.done and not stage.done()):
             if not self.stopping:
                 raise Failed(
                     stage, code, last_words(stage.log, code) if code else "ended well, but its result is not there"
@@ -115,6 +116,11 @@ class Runner:
 def _with_parent():
     if sys.platform == "linux":  # a command that goes on alone would be in the way of the next start
         ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGTERM)
+
+
+def report():
+    """Of all runs there are then."""
+    return Stage("report/index.html", "report", ["lima.evaluate.report"], None, Path("runs/logs/report.log"))
 
 
 def last_words(log, code):
