@@ -264,14 +264,15 @@ def test_the_papers_stages_with_and_without_a_judge(here, capsys):
     paper.main(["--size", "135m", "--dry_run"])
     said = capsys.readouterr().out
     names = re.findall(r"^  \S+ {2,}(\S.*?) {2,}–$", said, re.M)
-    assert names == ["base", "train", "dev answers", "test answers", "safety answers", "structure answers", "dialogue",
-                     "ablation", "report"]  # fmt: skip
+    assert names == ["base", "train", "dev answers", "test answers", "safety answers", "structure answers", "signals",
+                     "copied", "constraints", "dialogue", "ablation", "report"]  # fmt: skip
     assert "left out: quality, diversity, quantity: data/se-filtered-2k: make curate-stackexchange" in said
     assert "left out: dialogue, structure: GAIR/lima: the Hub cannot be reached" in said
     paper.main(["--size", "135m", "--judge", "m", "--against", "answers/x", "--dry_run", "--ablations"])
     names = re.findall(r"^  \S+ {2,}(\S.*?) {2,}–$", capsys.readouterr().out, re.M)
-    assert names == ["base", "train", "dev answers", "select", "test answers", "against x", "rate test", "safety answers",
-                     "rate safety", "structure answers", "dialogue", "rate dialogue", "report"]  # fmt: skip
+    measured = ["signals", "copied", "constraints"]
+    asked = ["test answers", "against x", "rate test", "safety answers", "rate safety", "structure answers", *measured]
+    assert names == ["base", "train", "dev answers", "select", *asked, "dialogue", "rate dialogue", "report"]
 
 
 def test_the_status_page_says_what_runs_and_escapes_names(tmp_path, monkeypatch):

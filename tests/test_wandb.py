@@ -443,6 +443,34 @@ def test_sync_sends_every_run_in_runs(server, run_dir, home, monkeypatch, capsys
     assert len(server.runs) == 2
 
 
+def test_sync_adds_what_was_measured_of_the_answers(server, home, monkeypatch, capsys):
+    """The numbers of generations/*.json, once, in the summary of the run that W&B has."""
+    monkeypatch.chdir(home)
+    folder = Path("runs/seven")
+    folder.mkdir(parents=True)
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = start(folder)
+    log(run, folder, 1, 2)
+    run.finish()
+    wandb.teardown()
+    monkeypatch.delenv("WANDB_MODE")
+    kept = {
+        "test": {
+            "checkpoint-2": {"epoch": 2.0, "step": 2, "eot_share": 0.75, "repeat": {"longest": 7, "prompt_id": "p1"}}
+        }
+    }
+    runs.write_text(folder / "generations/signals.json", json.dumps(kept))
+    sync.main([])
+    assert capsys.readouterr().out.strip().endswith(" · 2 figures of its answers")
+    (read,) = wandb.Api().runs("tester/lima", filters={"group": "7b"})
+    assert read.summary["answers/test/epoch-2/eot_share"] == 0.75
+    assert read.summary["answers/test/epoch-2/repeat/longest"] == 7 and read.summary["train/loss"] == 102.0
+    sync.main([])
+    assert "figures" not in capsys.readouterr().out
+    assert not server.unknown
+
+
 # ---- the loopback server, as compare and others read it ----------------------------------------------------------------
 
 

@@ -1,9 +1,11 @@
-"""Sends to Weights & Biases what it lacks of runs that were logged offline or lost their connection.
+"""Sends to Weights & Biases what it lacks of runs that were logged offline or lost their connection, and what was measured of
+their answers since (signals, copying, constraints).
 
 python -m lima.train.sync [--run runs/NAME]      (make sync; without --run: every run in runs/)
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from lima import UserError, exit_codes
+from lima import UserError, exit_codes, runs
 from lima.train import wandb_session
 
 
@@ -31,6 +33,42 @@ def send(folder):
         return f"sent · {note_page(folder)}"
     count = send_rows(folder)
     return f"sent {count} rows that W&B lacked · {wandb_session.identity(folder)['url']}"
+
+
+def send_figures(folder):
+    """Adds what `make signals` and its like measured of a run's answers to its summary at W&B; "" where there is nothing new."""
+    found, known = figures(folder), wandb_session.identity(folder)
+    digest = runs.content_digest(found)
+    if not found or known.get("figures") == digest or (run := page(known)) is None:
+        return ""
+    try:
+        run.summary.update(found)
+    except Exception as error:
+        raise UserError(
+            f"W&B does not take the figures of {folder}: {wandb_session.reason(error)}; try again later"
+        ) from None
+    wandb_session.note(folder, figures=digest)
+    return f"{len(found)} figure{'s' * (len(found) != 1)} of its answers"
+
+
+def figures(folder):
+    """`{"answers/test/epoch-7/eot_share": 0.9, …}`: the numbers that programs keep in a run's generations/*.json."""
+    out = {}
+
+    def walk(value, path):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, [*path, key])
+        elif type(value) in (int, float):
+            out["/".join(path)] = value
+
+    for name in ("signals", "copied", "constraints"):
+        path = Path(folder) / "generations" / f"{name}.json"
+        for prompts, checkpoints in json.loads(path.read_text(encoding="utf-8")).items() if path.exists() else ():
+            for one in checkpoints.values():
+                walk({key: value for key, value in one.items() if key not in ("epoch", "step")},
+                     ["answers", prompts, f"epoch-{one['epoch']:g}"])  # fmt: skip
+    return out
 
 
 def steps_held(known):
@@ -62,7 +100,6 @@ def send_log(log):
 def send_rows(folder):
     """Goes on with a run that W&B has a part of, row by row (its own sync would add all of them again), or whose log
     there cannot be read; returns how many steps were sent."""
-    from lima import runs
     from lima.train.wandb_run import WandbRun, about
 
     record = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
@@ -104,7 +141,8 @@ def main(argv):
     if os.environ.get("WANDB_MODE") in ("offline", "disabled") or not wandb_session.has_key():
         raise UserError("no W&B key, or WANDB_MODE says offline; `wandb login`, or set WANDB_API_KEY")
     for folder in folders:
-        print(f"{folder}  {send(folder)}", flush=True)
+        said = send(folder)
+        print(f"{folder}  {' · '.join(filter(None, [said, send_figures(folder)]))}", flush=True)
 
 
 if __name__ == "__main__":
