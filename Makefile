@@ -178,7 +178,7 @@ chaos: $(READY) ## 120 deaths of a small training, each resumed to the same bits
 
 ##@ This repo
 test: $(READY) $(VENV)/.requirements-dev ## all tests, under 10 minutes on 2 cores
-	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" tests $(ARGS)
+	@$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" tests $(ARGS)
 
 test-all: $(READY) $(VENV)/.requirements-dev ## and the slow ones
 	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests $(ARGS)

@@ -88,6 +88,7 @@ def test_the_other_settings_run_too(only, options, here):
     assert row["measured"] > 0.2e9
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_said_and_the_others_go_on(options, here, capsys, monkeypatch):
     monkeypatch.setattr(bench, "cases", lambda options, here: [
         {"shape": SHAPE, "setting": "Bad", "tokens": 256, "steps": 2, "device": None, "commit": None, "predicted": 1e9,
@@ -125,6 +126,7 @@ def test_what_lies_beyond_10_percent_is_named_and_the_exit_code_1(
     assert out.strip().endswith("1 of 1 within 10%" if code == 0 else "0 of 1 within 10%; not: 1b QLoRA")
 
 
+@pytest.mark.slow
 def test_the_plan_still_says_what_an_h200_measured(smollm2):
     """docs/scale.md's table: planned as planned now, and within 3 % of what the GPU counted."""
     told = {}

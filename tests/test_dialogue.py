@@ -213,6 +213,7 @@ def test_ctrl_c_keeps_what_has_ended_and_a_started_dialogue_goes_on(run, monkeyp
     assert out_of(run).read_bytes() == whole and not partial.exists() and len(asked) == COUNT - ended
 
 
+@pytest.mark.slow
 def test_after_sigkill_the_same_command_gives_the_same_file(run):
     more = ["--max_new_tokens", 40, "--batch_size", 1]
     make(run, *more)

@@ -136,6 +136,7 @@ def torchrun(processes, *words, **options):
     return subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=200, **options)
 
 
+@pytest.mark.slow
 def test_two_ranks_fetch_every_file_once_with_one_bar(sharded, serve, tmp_path):
     server = serve(sharded)
     (tmp_path / "script.py").write_text(SCRIPT.format(root=str(ROOT), out=str(tmp_path / "run"), name=NAME))

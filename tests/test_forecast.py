@@ -270,6 +270,7 @@ def test_a_missing_recipe_is_one_line():
         forecast.main(words("66b"))
 
 
+@pytest.mark.slow
 def test_a_slip_ends_the_process_with_2_and_no_traceback(tmp_path):
     done = run(
         *CLI, *words("65b", "--gpu", "h100-80gb", "--gpus", 8, "--deepspeed", slipped(tmp_path, zero_stage3_prefetch=5))

@@ -177,8 +177,8 @@ def test_wandb_runs_offline_without_a_key(sft):
     ("flags", "message"),
     [
         (["--model_name_or_path", "bases/none"], "prepare it with `make base-135m`"),
-        (["--dataset", "data/none.jsonl"], "data/none.jsonl: no such file"),
-        (["--output_dir", "/proc/nowhere"], "/proc"),
+        pytest.param(["--dataset", "data/none.jsonl"], "data/none.jsonl: no such file", marks=pytest.mark.slow),
+        pytest.param(["--output_dir", "/proc/nowhere"], "/proc", marks=pytest.mark.slow),
         (["--max_length", "20"], "fills max_length 20"),
     ],
 )
@@ -189,11 +189,13 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(tiny_base, flags, me
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_unprepared_base_names_its_target(tiny_base):
     done = run("lima_sft.py", "--config", "recipes/135m.yaml", "--model_name_or_path", tiny_base.parent / "source")
     assert done.returncode == 2 and "make base-135m" in done.stderr
 
 
+@pytest.mark.slow
 def test_65b_is_refused_at_once_and_offline():
     done = run("lima_sft.py", "--config", "recipes/65b.yaml", timeout=60)
     assert done.returncode == 2 and "does not fit" in done.stderr and "Traceback" not in done.stderr

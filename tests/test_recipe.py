@@ -505,11 +505,13 @@ def test_missing_recipe_exits_with_2():
     assert_user_error(run("lima_sft.py", "--config", "recipes/gone.yaml"), "recipes/gone.yaml")
 
 
+@pytest.mark.slow
 def test_missing_dataset_exits_with_2(write, tmp_path):
     done = run("lima_sft.py", "--config", write(), "--dataset", tmp_path / "gone.jsonl")
     assert_user_error(done, "gone.jsonl", "no such file")
 
 
+@pytest.mark.slow
 def test_dataset_with_bad_rows_exits_with_2_and_names_them(write, tmp_path):
     rows = [{"prompt": "Hi", "response": "Hello."}, {"conversations": ["Hi"]}, {"prompt": "Hi", "response": " "}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

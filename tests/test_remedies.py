@@ -107,6 +107,7 @@ def test_offloading_says_what_a_node_must_have_and_takes_32_bit_adam():
     assert f"{-(-host // GB):,.0f} GB of host memory a node" in offload.costs
 
 
+@pytest.mark.slow
 def test_a_machine_without_gpus_is_not_told_to_offload_nor_to_have_more_of_them():
     args = recipe.load(["--config", "recipes/7b.yaml", "--model_name_or_path", "absent"])
     place = Place(gpus.Gpu(gpus.CPU, 24 * 10**9, None, None, None), 1)

@@ -92,7 +92,7 @@ WAYS = {
         ["--tokens_per_device", 2048, "--deepspeed", "ds_configs/zero3_cpu.json"],
     ),
 }
-SLOW = ("two processes", "gradient checkpointing", "padded, with sdpa")
+SLOW = ("one process", "two processes", "gradient checkpointing", "padded, with sdpa")
 
 
 @pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.slow] * (way in SLOW)) for way in WAYS])
