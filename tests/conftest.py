@@ -75,6 +75,23 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; tests are skipped with a reason where there is none."""
+    from studio_driver import chromium
+
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser):
+    """A page of its own context: another visitor."""
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
 @pytest.fixture(scope="session")
 def shared():
     """Real data for development, beside the repo; never part of it."""

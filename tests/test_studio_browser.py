@@ -3,7 +3,6 @@ password."""
 
 from collections import Counter
 
-import pytest
 from studio_driver import (
     PAIR,
     SOON,
@@ -12,7 +11,6 @@ from studio_driver import (
     answers,
     candidates,
     choose,
-    chromium,
     enter,
     on_screen,
     press,
@@ -26,19 +24,6 @@ from lima import runs
 from lima.curate import decisions
 from lima.evaluate import judgments
 from lima.studio import annotate
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context()
-    yield context.new_page()
-    context.close()
 
 
 def test_a_review_by_keyboard_alone(page, tmp_path):

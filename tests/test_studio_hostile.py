@@ -8,7 +8,7 @@ from urllib.error import HTTPError
 
 import pytest
 from conftest import run
-from studio_driver import PAIR, SOON, SYSTEMS, Studio, candidates, chromium, enter, free_port, on_screen, press
+from studio_driver import PAIR, SOON, SYSTEMS, Studio, candidates, enter, free_port, on_screen, press
 
 from lima import runs
 
@@ -85,12 +85,6 @@ def studio(beacon, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     write(folder, [text.replace("{beacon}", beacon[0]) for text in TEXTS.values()])
     with Studio(folder, *WORDS) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
         yield found
 
 

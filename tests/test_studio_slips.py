@@ -9,7 +9,6 @@ from studio_driver import (
     answers,
     candidates,
     choose,
-    chromium,
     enter,
     press,
     tab_to,
@@ -18,19 +17,6 @@ from studio_driver import (
 
 from lima import runs
 from lima.curate import decisions
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context()
-    yield context.new_page()
-    context.close()
 
 
 @pytest.fixture(scope="module")
