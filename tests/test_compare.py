@@ -70,6 +70,7 @@ def table_of(text):
 # ---- one run, three places ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_files_offline_folders_and_a_server_give_the_same_comparison(trained, server, tmp_path):
     paths = [trained / "runs" / name for name in RATES]
     logs = [next(path.glob("wandb/offline-run-*")) for path in paths]

@@ -139,6 +139,7 @@ def test_time_and_cost_are_those_of_its_flops(on_four_nodes):
     assert said["cost"].startswith(f"{low:.0f}–{high:.0f} dollars at 2.5 a GPU and hour")
 
 
+@pytest.mark.slow
 def test_nothing_is_wider_than_the_terminal(on_four_nodes, capsys, monkeypatch):
     assert max(map(len, on_four_nodes[0].splitlines())) <= 80
     for columns in (80, 120):

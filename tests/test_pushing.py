@@ -35,6 +35,7 @@ def said(run, count, words):
     return log.read_text()
 
 
+@pytest.mark.slow
 def test_kept_epochs_are_pushed_as_the_run_trains(tiny_base, tmp_path):
     run = train(tiny_base, tmp_path, f"dir:{tmp_path / 'hub'}")
     said(run, 2, "pushed ·")

@@ -496,6 +496,7 @@ def assert_user_error(done, *parts):
         assert part in done.stderr
 
 
+@pytest.mark.slow
 def test_unknown_key_exits_with_2(write):
     done = run("lima_sft.py", "--config", write("learning_rat: 1\n"))
     assert_user_error(done, "mine.yaml", "did you mean learning_rate?")
