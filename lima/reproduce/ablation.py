@@ -28,8 +28,7 @@ from pathlib import Path
 from lima import UserError, conversations, exit_codes, recipe, runs
 from lima.evaluate import client
 from lima.reproduce import arms, progress
-from lima.reproduce.stages import Failed, Runner, Stage, report
-from lima.train import base
+from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, prepare, report, told
 
 ANSWER = 500  # tokens, assumed of an answer that a judge will read
 VERDICT = 300  # and of what it will write
@@ -55,15 +54,12 @@ def main(argv):
     bases = {one.model_name_or_path: words for _, _, (one, words) in todo}
     try:
         runner = Runner(args.jobs, args.gpus)
-        runner.all([[base_stage(path, words) for path, words in bases.items()]])
+        runner.all([[prepare(path, words) for path, words in bases.items()]])
         runner.all([stages(args, *one) for one in todo])
         if args.only is None:
             runner.all([[report()]])
     except Failed as failure:
-        stage, code, said = failure.args
-        print(f"\nerror: {stage.label}, {stage.name}: {said}; its log: {stage.log}", file=sys.stderr)
-        print("what was done stands; the same command goes on", file=sys.stderr)
-        return 2 if code == 2 else 1
+        return told(failure)
     return 0
 
 
@@ -133,15 +129,12 @@ def prompts(found):
 
 def same(run, resolved):
     """Raises `UserError` if what stands in `run` was trained by another recipe."""
-    from lima.train.resuming import FREE
+    from lima.train.resuming import differences
 
-    found = runs.checkpoints(run)
-    then, now = (runs.marker(found[-1])["recipe"], json.loads(json.dumps(resolved.given))) if found else ({}, {})
-    for key in sorted({*then, *now} - FREE):
-        if then.get(key) != now.get(key):
-            raise UserError(
-                f"{run}: trained with {key}={then.get(key)}, and now it is {now.get(key)}; change it back, or move {run} away"
-            )
+    if not (found := runs.checkpoints(run)):
+        return
+    for key, then, now in differences(runs.marker(found[-1])["recipe"], json.loads(json.dumps(resolved.given))):
+        raise UserError(f"{run}: trained with {key}={then}, and now it is {now}; change it back, or move {run} away")
 
 
 def check_judge(args, todo):
@@ -166,13 +159,6 @@ def note(run, arm):
 
 
 # ---- stages ------------------------------------------------------------------------------------------------------------
-
-
-def base_stage(path, words):
-    logs = Path("runs/logs")
-    return Stage(
-        path, "base", ["lima.train.base", *words], lambda: (Path(path) / base.RECORD).exists(), logs / "base.log"
-    )
 
 
 def stages(args, run, arm, made):
@@ -204,21 +190,10 @@ def stages(args, run, arm, made):
         ]
     out.append(stage("answer", answer, lambda: progress.answered(run, arm)))
     if arm["kind"] and args.judge:
-        ask = [
-            "lima.evaluate.rate",
-            "--kind",
-            arm["kind"],
-            "--answers",
-            run,
-            "--prompts",
-            arm["prompts"],
-            "--judge",
-            args.judge,
-        ]
-        more = [
-            word for key in ("base_url", "price") if getattr(args, key) for word in (f"--{key}", getattr(args, key))
-        ]
-        out.append(stage("judge", [*ask, *more], lambda: progress.judged(run, {**arm, "judge": args.judge})))
+        ask = ["lima.evaluate.rate", "--kind", arm["kind"], "--answers", run, "--prompts", arm["prompts"]]
+        out.append(
+            stage("judge", [*ask, *judge_flags(args)], lambda: progress.judged(run, {**arm, "judge": args.judge}))
+        )
     return out
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lima import UserError, conversations, hub, recipe
+from lima.evaluate import report_arms
 
 FOLDER = Path("recipes/ablations")
 DATA = {"dataset", "exclude_sources"}
@@ -25,18 +26,14 @@ class Ablation(NamedTuple):
 
 
 ABLATIONS = {
-    "quality": Ablation("does filtering pay?", "section 5, figure 5", DATA, ("quality-filtered", "quality-unfiltered")),
-    "diversity": Ablation(
-        "do diverse prompts pay?", "section 5, figure 5", DATA, ("diversity-stackexchange", "diversity-wikihow")
-    ),
-    "quantity": Ablation(
-        "do more examples pay?", "section 5, figure 6", DATA, tuple(f"quantity-{n}k" for n in (2, 4, 8, 16, 32))
-    ),
+    "quality": Ablation("does filtering pay?", "section 5, figure 5", DATA, report_arms.ABLATIONS["quality"]),
+    "diversity": Ablation("do diverse prompts pay?", "section 5, figure 5", DATA, report_arms.ABLATIONS["diversity"]),
+    "quantity": Ablation("do more examples pay?", "section 5, figure 6", DATA, report_arms.ABLATIONS["quantity"]),
     "dialogue": Ablation(
         "do 30 dialogues pay?",
         "section 6, figure 7",
         DATA,
-        ("dialogue-without", "dialogue-with"),
+        report_arms.ABLATIONS["dialogue"],
         "dialogue",
         1,
         "level",
@@ -45,7 +42,7 @@ ABLATIONS = {
         "do six examples with a dictated structure pay?",
         "appendix E",
         DATA | {"exclude_rows"},
-        ("structure-without", "structure-with"),
+        report_arms.ABLATIONS["structure"],
         "structure",
         kind=None,
     ),
@@ -53,7 +50,7 @@ ABLATIONS = {
         "what the paper leaves open",
         "ours",
         {"loss_on", "residual_dropout", "eot_token", "model_name_or_path", "packed", "num_train_epochs"},
-        ("baseline", "loss-on-all", "no-ramp", "eot-vs-eos", "packing", "epochs"),
+        report_arms.ABLATIONS["open-questions"],
     ),
 }
 

@@ -26,9 +26,8 @@ from pathlib import Path
 
 from lima import UserError, exit_codes, recipe, runs
 from lima.evaluate import answers, judgments
-from lima.reproduce import arms
-from lima.reproduce.stages import Failed, Runner, Stage, report, took
-from lima.train import base
+from lima.reproduce import arms, progress
+from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, prepare, report, told, took
 
 STATUS = Path("report/status.html")
 
@@ -56,10 +55,7 @@ def main(argv):
             runner.all([[stage]])
             times[id(stage)] = time.monotonic() - began
     except Failed as failure:
-        stage, code, said = failure.args
-        print(f"\nerror: {stage.label}, {stage.name}: {said}; its log: {stage.log}", file=sys.stderr)
-        print("what was done stands; the same command goes on", file=sys.stderr)
-        return 2 if code == 2 else 1
+        return told(failure)
     finally:
         write_status(args, todo, None, times)
     print("\n  report/index.html: the paper's figures beside ours")
@@ -90,7 +86,7 @@ def of_model(args, resolved, run, given):
     """The stages of the model itself; those of a judge only where there is one."""
     words, length = ["--config", f"recipes/{args.size}.yaml", *given], ["--max_new_tokens", args.max_new_tokens]
     several = ["--epochs", resolved.keep_epochs] if resolved.keep_epochs not in ("none", "all") else []
-    prepared = Path(resolved.model_name_or_path)
+    last = {"epochs": resolved.num_train_epochs, "max_steps": resolved.max_steps}
 
     def stage(name, command, done):
         return Stage(run.name, name, command, done, run / "logs" / f"{name.replace(' ', '-')}.log", run)
@@ -115,12 +111,9 @@ def of_model(args, resolved, run, given):
         return stage(name, command, lambda: measured(run, name, prompts))
 
     talk = ["lima.evaluate.dialogue", "--run", run, *length]
-    made = Stage(
-        str(prepared), "base", ["lima.train.base", *words], (prepared / base.RECORD).exists, Path("runs/logs/base.log")
-    )
     return [
-        made,
-        stage("train", ["lima.train.launch", "--resume", "auto", *words], lambda: trained(run, resolved)),
+        prepare(resolved.model_name_or_path, words),
+        stage("train", ["lima.train.launch", "--resume", "auto", *words], lambda: progress.trained(run, last)),
         answer("dev", *several),
         *(
             ask("select", ["lima.evaluate.select", "--run", run, *several], (run / "selected.json").exists)
@@ -140,11 +133,6 @@ def of_model(args, resolved, run, given):
         stage("dialogue", talk, lambda: answered(run, "dialogue")),
         *rate("level", "dialogue"),
     ]
-
-
-def judge_flags(args):
-    more = [word for key in ("base_url", "price") if getattr(args, key) for word in (f"--{key}", getattr(args, key))]
-    return ["--judge", args.judge, *more]
 
 
 def of_ablations(args, given):
@@ -170,14 +158,6 @@ def left_out(args):
 
 
 # ---- what is there -----------------------------------------------------------------------------------------------------
-
-
-def trained(run, resolved):
-    found = runs.checkpoints(run)
-    marker = runs.marker(found[-1]) if found else {"epoch": 0, "step": 0}
-    if resolved.max_steps > 0:
-        return marker["step"] >= resolved.max_steps
-    return marker["epoch"] >= resolved.num_train_epochs - 1e-6
 
 
 def answered(run, prompts, more=()):

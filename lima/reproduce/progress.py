@@ -24,7 +24,7 @@ def read(run):
 
 
 def trained(run, arm):
-    """Whether its last step is saved."""
+    """Whether its last step is saved; of `arm` only `epochs` and `max_steps` count."""
     return _share_trained(run, arm) >= 1
 
 
@@ -59,17 +59,20 @@ def judged(run, arm):
 
 
 def _judged(run, arm):
-    path = judgments.FOLDER / f"{answers.file_name(Path(run).name)}.{arm['kind']}.jsonl"
     key = VALUES[arm["kind"]][0]
-    rows = judgments.read(path)
-    mine = [row for row in rows if (row["judge"], row["prompts"]) == (arm["judge"], arm["prompts"])]
-    return len({(row["prompt_id"], row["sample"]) for row in mine if row[key] is not None})
+    mine = [row for row in _ratings(run, arm) if row["judge"] == arm["judge"] and row[key] is not None]
+    return len({(row["prompt_id"], row["sample"]) for row in mine})
 
 
 def judges(run, arm):
     """The judges that rated its answers so far."""
+    return {row["judge"] for row in _ratings(run, arm)}
+
+
+def _ratings(run, arm):
+    """All judges' rows on its answers."""
     path = judgments.FOLDER / f"{answers.file_name(Path(run).name)}.{arm['kind']}.jsonl"
-    return {row["judge"] for row in judgments.read(path) if row["prompts"] == arm["prompts"]}
+    return [row for row in judgments.read(path) if row["prompts"] == arm["prompts"]]
 
 
 def cells(run, arm):

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from lima import runs
+from lima.train import base
 
 DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -118,9 +119,29 @@ def _with_parent():
         ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGTERM)
 
 
+def prepare(path, words):
+    """Of the base at `path`, that the recipe `words` names."""
+    done = (Path(path) / base.RECORD).exists
+    return Stage(str(path), "base", ["lima.train.base", *words], done, Path("runs/logs/base.log"))
+
+
+def judge_flags(args):
+    """How the judge of a parsed command is passed on."""
+    more = [word for key in ("base_url", "price") if getattr(args, key) for word in (f"--{key}", getattr(args, key))]
+    return ["--judge", args.judge, *more]
+
+
 def report():
     """Of all runs there are then."""
     return Stage("report/index.html", "report", ["lima.evaluate.report"], None, Path("runs/logs/report.log"))
+
+
+def told(failure):
+    """Says which stage failed and why; returns the exit code."""
+    stage, code, said = failure.args
+    print(f"\nerror: {stage.label}, {stage.name}: {said}; its log: {stage.log}", file=sys.stderr)
+    print("what was done stands; the same command goes on", file=sys.stderr)
+    return 2 if code == 2 else 1
 
 
 def last_words(log, code):

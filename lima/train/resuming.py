@@ -133,13 +133,15 @@ def check_same(checkpoint, identity):
     for topic, back in (("ranks", "go on with as many (GPUS=, NODES=)"), ("dataset", "restore the data")):
         if marker[topic] != identity[topic]:
             raise UserError(f"{checkpoint}: {topic} {marker[topic]} then, {identity[topic]} now: {back}, {OTHERWISE}")
-    then, now = marker["recipe"], identity["recipe"]
-    for key in sorted({*then, *now} - FREE):
-        if then.get(key) != now.get(key):
-            raise UserError(
-                f"{checkpoint}: trained with {key}={then.get(key)}, and the recipe now says {now.get(key)}: change it back, "
-                f"{OTHERWISE}"
-            )
+    for key, then, now in differences(marker["recipe"], identity["recipe"]):
+        raise UserError(
+            f"{checkpoint}: trained with {key}={then}, and the recipe now says {now}: change it back, {OTHERWISE}"
+        )
+
+
+def differences(then, now):
+    """`[(key, then, now), …]`: what two recipes, as given, say otherwise of what shapes the weights."""
+    return [(key, then.get(key), now.get(key)) for key in sorted({*then, *now} - FREE) if then.get(key) != now.get(key)]
 
 
 def _sweep(output_dir):
