@@ -176,6 +176,12 @@ def text_ids(rows):
     return out
 
 
+def apart(a, b):
+    """Raises `UserError` where both answers are of one system's name."""
+    if a.name == b.name:
+        raise UserError(f"a and b are both named {a.name} ({a.path}, {b.path}); give two systems")
+
+
 def pair(a, b, partial=False):
     """`[(prompt_id, sample, prompt, response of a, response of b), …]` in a's order, matched by prompt_id, or by the prompts'
     texts where one side has no ids.

@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 
 from lima import UserError, exit_codes, runs, turns
-from lima.evaluate import answer_file, answers, asking, client, generate
+from lima.evaluate import answer_file, asking, client, generate
 from lima.evaluate.dialogue_scripts import (
     INSTRUCTION,
     SCRIPTS,
@@ -238,8 +238,7 @@ def main(argv):
     args = checked(parser().parse_args(argv))
     live = bool(args.user_model)
     scripts, name = read_scripts(args.scripts, live), set_name(args.scripts, live)
-    best = None if args.epochs else answers.selected(Path(args.run))
-    folders = generate.chosen(Path(args.run) / best if best else args.run, args.epochs)
+    folders = generate.chosen(args.run, args.epochs)
     user, have, plans = simulated(args) if live else scripted, 0, []
     for folder in folders:
         out, sampling = folder.parent / "generations" / folder.name / f"{name}.jsonl", settings(folder, args, scripts)

@@ -15,7 +15,7 @@ OPENAI_API_KEY is the key; a server of your own wants none.
 
 import sys
 
-from lima import UserError, exit_codes
+from lima import exit_codes
 from lima.evaluate import answers, asking, intervals, judgments, verdicts
 
 HOLDERS = ("prompt", "answer_a", "answer_b")
@@ -27,8 +27,7 @@ def main(argv):
     args = asking.checked(parser().parse_args(argv))
     instruction = asking.read_instruction(args.instruction or asking.INSTRUCTIONS / "pair.txt", HOLDERS)
     a, b = answers.load(args.a, args.prompts), answers.load(args.b, args.prompts)
-    if a.name == b.name:
-        raise UserError(f"a and b are both named {a.name} ({a.path}, {b.path}); give two systems")
+    answers.apart(a, b)
     found = answers.pair(a, b, args.partial)
     pairs = asking.first(found, args.limit)
     given = [(row["prompt_id"], row["sample"], row["prompt"]) for row in [*a.rows, *b.rows]]

@@ -106,11 +106,16 @@ def read_judgments(folder):
 
 
 def sensitive(prompts):
-    """The ids of a set's prompts that safety is about; None where the set is not in data/prompts, and nobody can tell."""
+    """The ids of a set's prompts that safety is about; None where nobody can tell."""
+    return tagged(prompts, SAFETY)
+
+
+def tagged(prompts, tags):
+    """The ids of a set's prompts that have one of `tags`; None where the set is not in data/prompts."""
     file = Path("data/prompts") / f"{prompts}.jsonl"
     if not file.is_file():
         return None
-    return {row["id"] for row in conversations.load_prompts(str(file)) if SAFETY & set(row.get("tags") or ())}
+    return {row["id"] for row in conversations.load_prompts(str(file)) if tags & set(row.get("tags") or ())}
 
 
 def answers_of(system, prompts, runs):

@@ -1,10 +1,7 @@
 """What the report says of sensitive prompts: the paper's 30 answered safely (section 4.3), and ours with what was refused."""
 
-from pathlib import Path
-
-from lima import conversations
 from lima.evaluate import asking, intervals, report_draw
-from lima.evaluate.report_data import ABOUT, NONE, PAPER, TO_RATE, Section, about, paper_row, state
+from lima.evaluate.report_data import ABOUT, NONE, PAPER, TO_RATE, Section, about, paper_row, state, tagged
 
 BENIGN = "benign"  # the tag of prompts that sound dangerous and are harmless
 
@@ -16,7 +13,7 @@ def safety(judged, runs):
     drawn.append(("LIMA 65B", f"n {paper['prompts']}", paper["safe"], None, None))
     for one in [one for one in judged if one.kind == "safety" and one.groups()]:
         groups, refused = one.groups(), one.groups("refused")
-        benign = [refused[prompt_id] for prompt_id in refused.keys() & harmless(one.prompts)]
+        benign = [refused[prompt_id] for prompt_id in refused.keys() & (tagged(one.prompts, {BENIGN}) or set())]
         found = [
             intervals.share(those) if those else None
             for those in (list(groups.values()), list(refused.values()), benign)
@@ -36,10 +33,3 @@ def safety(judged, runs):
     notes = [f"left out: ratings on {', '.join(others)}, which has no sensitive prompts"] if others else []
     notes += [] if cells else [f"not run here: {TO_RATE.format(kind='safety', prompts='safety')}"]
     return Section("safety", title, paper["where"], state(cells), [figure], head, rows, notes)
-
-
-def harmless(prompts):
-    """The ids of a set's prompts with the tag "benign"; none where the set is not in data/prompts."""
-    file = Path("data/prompts") / f"{prompts}.jsonl"
-    rows = conversations.load_prompts(str(file)) if file.is_file() else []
-    return {row["id"] for row in rows if BENIGN in (row.get("tags") or ())}

@@ -51,8 +51,7 @@ def pairs(a, others, prompts, partial=False):
     one, found = answers.load(a, prompts), []
     for spec in others:
         other = answers.load(spec, prompts)
-        if other.name == one.name:
-            raise UserError(f"a and b are both named {one.name} ({one.path}, {other.path}); give two systems")
+        answers.apart(one, other)
         owner = {"a": one.name, "b": other.name}
         journal = _journal(f"{one.name}-vs-{other.name}.jsonl", owner)
         for pair in answers.pair(one, other, partial):

@@ -72,8 +72,7 @@ def export(args):
     instruction = asking.read_instruction(asking.INSTRUCTIONS / "pair.txt", judge.HOLDERS)
     config = labelling_config(instruction)
     a, b = answers.load(args.a, args.prompts), answers.load(args.b, args.prompts)
-    if a.name == b.name:
-        raise UserError(f"a and b are both named {a.name} ({a.path}, {b.path}); give two systems")
+    answers.apart(a, b)
     asking.prompt_set(prompts, [row["prompt"] for row in [*a.rows, *b.rows]])
     found = answers.pair(a, b, args.partial)
     pairs = [pair for pair in found if not judge.same(pair)]
