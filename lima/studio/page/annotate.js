@@ -1,13 +1,12 @@
 // Two answers, or one, and three choices by 1 2 3; then what all have found.
 // A choice is on the server's disk before the next item is shown.
 
-import { ask, bar, byId, make, progress, text } from "./studio.js";
+import { ask, bar, byId, make, once, progress, SOON, text } from "./studio.js";
 
 const CHOICES = {
   compare: ["A is significantly better", "B is significantly better", "neither"],
   rate: ["excellent", "pass", "fail"],
 };
-const SOON = 300; // milliseconds after an item appears in which a click can only be the second half of a double click
 const AGAIN = 5000; // between two looks at the results
 
 let room, who, instruction;
@@ -17,7 +16,6 @@ let busy = false;
 let shown = 0;
 let again; // the next look at the results
 let watched = 0; // milliseconds that the item was on screen, in a tab that was open
-const fetched = new Map();
 
 export async function openAnnotation(name, annotator, words) {
   [room, who, instruction] = [name, annotator, words];
@@ -44,9 +42,7 @@ function next(from) {
 }
 
 function get(at) {
-  const id = session[at][0];
-  if (!fetched.has(id)) fetched.set(id, ask(`/api/${room}/items/${id}?who=${encodeURIComponent(who)}`).then((found) => found || (fetched.delete(id), null)));
-  return fetched.get(id);
+  return once(`/api/${room}/items/${session[at][0]}?who=${encodeURIComponent(who)}`);
 }
 
 async function show() {

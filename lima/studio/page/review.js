@@ -1,7 +1,7 @@
 // Candidates, one at a time: a accept, r reject, e edit, u undo, w why.
 // A decision is on the server's disk before the next candidate is shown; the next ones are fetched ahead.
 
-import { ask, bar, byId, make, progress, text } from "./studio.js";
+import { ask, bar, byId, forget, make, once, progress, SOON, text } from "./studio.js";
 
 const AHEAD = 3;
 const DONE = { accept: "accepted", reject: "rejected", edit: "edited" };
@@ -12,9 +12,7 @@ let list = []; // numbers of the candidates that pass the filters
 let place = 0;
 let busy = false;
 let onScreen, since; // which candidate, and since when
-const SOON = 300;
 const history = [];
-const fetched = new Map();
 const filters = { state: "undecided", source: "", rule: "", length: "any length" };
 
 export async function openReview(annotator) {
@@ -37,8 +35,7 @@ function filter() {
 }
 
 function get(n) {
-  if (!fetched.has(n)) fetched.set(n, ask(`/api/review/${n}`).then((found) => found || (fetched.delete(n), null)));
-  return fetched.get(n);
+  return once(`/api/review/${n}`);
 }
 
 async function show() {
@@ -122,7 +119,7 @@ async function undo() {
 function note(n, kind, saved) {
   items[n].decision = kind;
   quotas = saved.quotas;
-  fetched.delete(n);
+  forget(`/api/review/${n}`);
 }
 
 function edit(found) {

@@ -35,6 +35,19 @@ export async function ask(path, body) {
   }
 }
 
+export const SOON = 300; // milliseconds after a text appears in which a click can only be the second half of a double click
+const fetched = new Map();
+
+/** What the server says at a path, fetched once; what failed is fetched again. */
+export function once(path) {
+  if (!fetched.has(path)) fetched.set(path, ask(path).then((found) => found || (fetched.delete(path), null)));
+  return fetched.get(path);
+}
+
+export function forget(path) {
+  fetched.delete(path);
+}
+
 export function say(words) {
   byId("error").textContent = words;
   byId("error").hidden = !words;
