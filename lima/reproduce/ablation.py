@@ -23,12 +23,13 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from lima import UserError, conversations, exit_codes, recipe, runs
 from lima.evaluate import client
 from lima.reproduce import arms, progress
-from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, prepare, report, told
+from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, prepare, report, told, took
 
 ANSWER = 500  # tokens, assumed of an answer that a judge will read
 VERDICT = 300  # and of what it will write
@@ -36,6 +37,7 @@ INSTRUCTION = 400
 
 
 def main(argv):
+    began = time.monotonic()
     args, given = parser().parse_known_args(argv)
     given = given[given[:1] == ["--"] :]
     found = arms.ablation(args.name)
@@ -52,14 +54,17 @@ def main(argv):
     if args.slurm is not None:
         return submit(args, argv, todo)
     bases = {one.model_name_or_path: words for _, _, (one, words) in todo}
+    runner = Runner(args.jobs, args.gpus)
     try:
-        runner = Runner(args.jobs, args.gpus)
         runner.all([[prepare(path, words) for path, words in bases.items()]])
         runner.all([stages(args, *one) for one in todo])
         if args.only is None:
             runner.all([[report()]])
     except Failed as failure:
         return told(failure)
+    finally:
+        stages_took, whole = took(sum(runner.seconds)), took(time.monotonic() - began)
+        print(f"\n  {len(runner.seconds)} stages, {stages_took} together, {args.jobs} at a time: {whole} in all", flush=True)
     return 0
 
 

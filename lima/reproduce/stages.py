@@ -42,6 +42,7 @@ class Runner:
         import torch
 
         self.jobs, self.stopping, self._children = jobs, False, set()
+        self.seconds = []  # of each stage that ran
         present = torch.cuda.device_count()
         self._slots = SimpleQueue()
         for slot in range(jobs):
@@ -101,7 +102,8 @@ class Runner:
                     stage, code, last_words(stage.log, code) if code else "ended well, but its result is not there"
                 )
             return
-        self.say(stage, took(time.monotonic() - began))
+        self.seconds.append(time.monotonic() - began)
+        self.say(stage, took(self.seconds[-1]))
 
     def say(self, stage, text):
         with self._print:
