@@ -101,7 +101,8 @@ merge: $(READY) ## fold the adapter of RUN into its base: RUN/merged
 
 ##@ Judge it (docs/evaluation.md)
 generate: $(READY) ## RUN's answers as the paper decodes; EPOCHS=5-10 PROMPTS=test SAMPLES=5
-	@$(PY) -m lima.evaluate.generate --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SAMPLES),--samples $(SAMPLES)) $(ASKED)
+	@$(PY) -m lima.evaluate.generate --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(SAMPLES),--samples $(SAMPLES)) \
+	  $(if $(DRY_RUN),--dry_run) $(ASKED)
 
 dialogue: $(EVALUATE) ## RUN's replies in ten dialogues; USER_MODEL=name plays the user
 	@$(PY) -m lima.evaluate.dialogue --run $(RUN) $(if $(EPOCHS),--epochs $(EPOCHS)) \

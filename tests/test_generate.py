@@ -203,6 +203,17 @@ def test_a_second_time_does_nothing_and_says_so(run, capsys, monkeypatch):
     assert answers_of(run).stat().st_mtime_ns == stamp and len(runs.read_jsonl(answers_of(run))) == 3
 
 
+def test_the_plan_alone_changes_nothing(run, capsys):
+    make(run, "--limit", 2)
+    partial, there = answer_file.partial(answers_of(run)), answers_of(run).read_bytes()
+    partial.write_bytes(there.replace(b'"seed": 0', b'"seed": 5'))
+    make(run, "--limit", 3, "--dry_run", "--overwrite")
+    assert "1 × 3 prompts (dev) × 1 = 3 answers, 2 of them there already" in (out := capsys.readouterr().out)
+    assert "3 answers:" not in out and answers_of(run).read_bytes() == there and b'"seed": 5' in partial.read_bytes()
+    make(run, "--limit", 3, "--overwrite")
+    assert len(runs.read_jsonl(answers_of(run))) == 3 and not partial.exists()
+
+
 def test_more_samples_and_more_prompts_are_added_to_what_is_there(run):
     make(run, "--limit", 2, "--dtype", "float32")
     first = runs.read_jsonl(answers_of(run))

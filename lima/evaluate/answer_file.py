@@ -57,6 +57,9 @@ def add(out, have, answers, sampling, there, total, label):
         bar.set_postfix_str(f"{generated / max(bar.format_dict['elapsed'], 1e-9):,.0f} tokens/s", refresh=False)
         bar.update(0)
 
+    started = read(partial(out))
+    if replaced := [row for row in started if have.get((row["prompt_id"], row["sample"])) != row]:
+        runs.write_jsonl(partial(out), [row for row in started if row not in replaced])
     with _appending(partial(out)) as file:
         found = answers(tick)
         with tqdm(total=total, initial=there, desc=label, unit="answer", miniters=0, mininterval=0.5) as bar:
@@ -125,8 +128,6 @@ def stored(out, prompts, sampling, overwrite=False):
                 f"{len(others)} of its {len(rows)} answers with --overwrite"
             )
         rows = [row for row in rows if row not in others] if others else rows
-        if others and path != out:
-            runs.write_jsonl(path, rows)
         have |= {(row["prompt_id"], row["sample"]): row for row in rows}
     return have
 

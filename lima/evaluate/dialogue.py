@@ -244,8 +244,7 @@ def main(argv):
         out, sampling = folder.parent / "generations" / folder.name / f"{name}.jsonl", settings(folder, args, scripts)
         prompts, talks = standing(out, scripts, sampling, live)
         have += len(prompts) - sum(messages[-1]["role"] == "user" for _, messages in talks)
-        if not args.dry_run:
-            answer_file.stored(out, prompts, sampling, args.overwrite)
+        answer_file.stored(out, prompts, sampling, args.overwrite)  # refuses other settings before a model is loaded
         plans.append((folder, out, sampling))
     most = most_turns(scripts, plans[0][2])
     print(*plan(args, scripts, folders, most, have), sep="\n", flush=True)

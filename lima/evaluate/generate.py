@@ -248,6 +248,7 @@ def main(argv):
     parser.add_argument("--dtype", choices=["bfloat16", "float32", "float16"], default="bfloat16", help="[%(default)s]")
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers", help="[%(default)s]")
     parser.add_argument("--overwrite", action="store_true", help="replace answers that have other settings")
+    parser.add_argument("--dry_run", action="store_true", help="the plan only")
     args = parser.parse_args(argv)
     if args.greedy and args.samples > 1:
         raise UserError(f"--samples {args.samples}: greedy answers are all the same; leave one of the two out")
@@ -263,6 +264,8 @@ def main(argv):
         len(asked & answer_file.stored(out, prompts, sampling, args.overwrite).keys()) for _, sampling, out in plans
     )
     print(plan(args, name, len(prompts[: args.limit]), folders, plans[0][1], have), flush=True)
+    if args.dry_run:
+        return
     for folder, sampling, out in plans:
         rows = generate_file(
             folder, prompts, out, sampling, args.samples, args.limit, args.batch_size, args.overwrite, folder.name

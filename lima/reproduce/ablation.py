@@ -63,8 +63,8 @@ def main(argv):
     except Failed as failure:
         return told(failure)
     finally:
-        stages_took, whole = took(sum(runner.seconds)), took(time.monotonic() - began)
-        print(f"\n  {len(runner.seconds)} stages, {stages_took} together, {args.jobs} at a time: {whole} in all", flush=True)
+        each, whole = took(sum(runner.seconds)), took(time.monotonic() - began)
+        print(f"\n  {len(runner.seconds)} stages took {each}, {args.jobs} at a time; the whole {whole}", flush=True)
     return 0
 
 
