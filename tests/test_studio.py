@@ -1,5 +1,6 @@
 """The studio without a browser: its files, its shares, its routes; tests/test_studio_browser.py has the page."""
 
+import itertools
 import json
 import os
 import re
@@ -304,6 +305,42 @@ def test_no_systems_name_leaves_before_a_share_is_done(client):
     found = client.get("/api/compare/results", params={"who": "anna"}).json()
     assert found["tables"][0]["title"] == "zebra against quokka, test"
     assert client.get("/api/compare/results", params={"who": "ben"}).status_code == 409
+
+
+def test_what_was_chosen_before_results_were_seen_stands(client, monkeypatch, tmp_path):
+    clock = itertools.count()
+    monkeypatch.setattr(annotate.asking, "now", lambda: f"2026-01-01T00:00:{next(clock):02}Z")
+    keys = list(client.room.share("anna"))
+    for key in keys:
+        choose(client, key)
+    assert choose(client, keys[0], choice=2).status_code == 200  # nothing was seen yet
+    session = {"params": {"who": "anna"}}
+    assert client.get("/api/compare/session", **session).json()["seen"] is False
+    for _ in range(3):  # the page looks again and again
+        assert client.get("/api/compare/results", **session).status_code == 200
+    path = tmp_path / "judgments/studio/results-seen.jsonl"
+    assert [row["files"] for row in runs.read_jsonl(path)] == [["zebra-vs-quokka.jsonl"]]
+    assert client.get("/api/compare/session", **session).json()["seen"] is True
+    before = runs.read_jsonl(tmp_path / "judgments/zebra-vs-quokka.jsonl")
+    reply = choose(client, keys[0], choice=3)
+    assert reply.status_code == 409 and reply.json()["error"].startswith("you have seen the results since")
+    assert choose(client, keys[0], choice=2).status_code == 200  # the same again
+    assert runs.read_jsonl(tmp_path / "judgments/zebra-vs-quokka.jsonl") == before
+    again = annotate.Room(client.room.items, ["anna", "ben"], shared=2)  # the studio, started anew
+    with pytest.raises(annotate.Refused, match="stands"):
+        again.put("anna", keys[0], 3, 1)
+    again.put("ben", next(iter(again.share("ben"))), 3, 1)
+    # an answer that changed since is judged anew, and can be judged otherwise until results are seen again
+    other = answers("quokka", ["changed", *(f"bad {n}" for n in range(1, 6))])
+    items = annotate.pairs("answers/zebra", [other], "test")
+    room = annotate.Room(items)
+    key = next(key for key, item in room.share("anna").items() if item.prompt_id == "p0")
+    for choice in (1, 2):
+        room.put("anna", key, choice, 1)
+    assert not room.has_seen("anna")
+    path.write_text("anna\n")
+    with pytest.raises(UserError, match=r"results-seen.jsonl: row 1 does not say who saw results"):
+        annotate.Room(items).has_seen("anna")
 
 
 def test_results_are_those_of_the_file(client):

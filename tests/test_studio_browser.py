@@ -121,9 +121,22 @@ def test_two_annotators_at_once(browser, tmp_path):
                     page.keyboard.press(side(page, likes[who]))
             for who, page in list(pages.items())[: 2 if n < 7 else 1]:
                 wait_for_other(page, shown[who])
+        assert "what you chose stands" in pages["anna"].inner_text("#main") and "zebra" not in heard["anna"]()
+        pages["anna"].keyboard.press("Enter")
+        pages["anna"].wait_for_selector(".found")
         assert "zebra against quokka" in pages["anna"].inner_text(".found >> nth=0")
+        was = pages["anna"].request.get(f"{studio.url}/api/compare/session?who=anna").json()
+        pages["anna"].keyboard.press("ArrowLeft")
+        pages["anna"].wait_for_selector(".answers")
+        pages["anna"].wait_for_timeout(SOON)
+        pages["anna"].keyboard.press("3")
+        pages["anna"].wait_for_selector("#error:visible")
+        assert "you have seen the results" in pages["anna"].inner_text("#error")
+        assert pages["anna"].request.get(f"{studio.url}/api/compare/session?who=anna").json() == was
         assert pages["ben"].request.get(f"{studio.url}/api/compare/results?who=ben").status == 409
         choose(pages["ben"], side(pages["ben"], "southern"))
+        pages["ben"].keyboard.press("Enter")
+        pages["ben"].wait_for_selector(".found")
         found = pages["ben"].request.get(f"{studio.url}/api/compare/results?who=ben").json()
         assert all("zebra" in one() for one in heard.values())  # so it would have been found before
         for page in pages.values():
@@ -181,6 +194,7 @@ def test_a_killed_server_loses_nothing(page, tmp_path):
         assert page.inner_text("#progress") == f"{saved} of 6 done"
         for _ in range(6 - saved):
             choose(page, "3")
+        page.keyboard.press("Enter")
         page.wait_for_selector(".found")
     rows = verdicts(tmp_path, "anna")
     assert Counter(row["prompt_id"] for row in rows) == Counter(f"p{n}" for n in range(6))

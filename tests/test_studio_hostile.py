@@ -162,6 +162,8 @@ def test_annotation(studio, page, beacon, room):
     for key, _ in studio.get(f"/api/{room}/session?who={name}")["items"]:
         studio.post(f"/api/{room}/items/{key}", {"who": name, "choice": 1, "seconds": 1})
     page.reload()
+    page.wait_for_selector("#main > .hint")
+    page.keyboard.press("Enter")
     page.wait_for_selector(".found")
     fits(page)
     assert beacon[1] == []

@@ -6,6 +6,7 @@ item was looked at. No system's name leaves this module before an annotator has 
 """
 
 import hashlib
+import json
 import re
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from lima.studio import shown
 from lima.studio.journal import Journal
 
 CHOICES = {"pair": ("A", "B", "tie"), "level": rate.LEVELS}
+SEEN = "studio/results-seen.jsonl"  # {who, date, files}: what was chosen on these files before then stands
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -93,6 +95,7 @@ class Room:
         self.divided = drawn[len(self.shared) :]
         self.items, self.kind = drawn, drawn[0].kind
         self.journals = {item.journal.path: item.journal for item in drawn}.values()
+        self._seen = Journal(judgments.FOLDER / SEEN, _seen_row)
         for journal in self.journals:
             journal.look()  # a file that cannot be read is said at the start
         self._shares, self._orders = {}, {}
@@ -127,8 +130,13 @@ class Room:
         return {"id": key, "prompt": shown.as_html(item.prompt), "answers": said}
 
     def put(self, who, key, choice, seconds):
-        """Notes choice 1, 2 or 3; the same again changes nothing, another takes the place of the first."""
+        """Notes choice 1, 2 or 3; the same again changes nothing, another takes the place of the first, unless its annotator
+        has seen results since (`Refused`)."""
         item = self._item(who, key)
+        if seen := self._seen_at(who, item.journal):
+            old = self._standing(who).get(item.place)
+            if old and self._choice(who, key, old) != choice and old["date"] <= seen:
+                raise Refused("you have seen the results since: what you chose before stands")
         row = self._row(who, item, key, CHOICES[item.kind][choice - 1], seconds)
 
         def aside(old):
@@ -141,6 +149,24 @@ class Room:
     def done(self, who):
         """Whether the annotator has labelled all of their share."""
         return all(choice for _, choice in self.session(who))
+
+    def see_results(self, who):
+        """Notes that an annotator sees results now. Raises `Refused` before their share is done."""
+        if not self.done(who):
+            raise Refused("results are shown once your share is done, so that they cannot sway you")
+        if not self.has_seen(who):
+            files = sorted(journal.path.name for journal in self.journals)
+            self._seen.add({"who": who, "date": asking.now(), "files": files})
+
+    def has_seen(self, who):
+        """Whether an annotator has seen results since their last choice, so that all of them stand."""
+        standing = self._standing(who)
+        items = [item for item in self.share(who).values() if item.place in standing]
+        return bool(items) and all(standing[item.place]["date"] <= self._seen_at(who, item.journal) for item in items)
+
+    def _seen_at(self, who, journal):
+        rows = [row for row in self._seen.look() if row["who"] == who and journal.path.name in row["files"]]
+        return max((row["date"] for row in rows), default="")
 
     def subjects(self):
         """`[(owner, prompt set), …]`: what the items are about."""
@@ -202,6 +228,15 @@ def _check(annotators, shared, limit):
             )
     if shared < 0 or (limit is not None and limit < 1):
         raise UserError("expected --shared 0 or more, and --limit 1 or more")
+
+
+def _seen_row(line, where):
+    try:
+        row = json.loads(line)
+        _ = row["who"], row["date"] <= "", set(row["files"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{where} does not say who saw results, and when; take it out") from None
+    return row
 
 
 def _said(row):

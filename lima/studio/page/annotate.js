@@ -11,6 +11,7 @@ const AGAIN = 5000; // between two looks at the results
 
 let room, who, instruction;
 let session = []; // [id, choice or null], in order
+let seen = false; // the results, since the last choice
 let place = 0;
 let busy = false;
 let shown = 0;
@@ -25,7 +26,7 @@ export async function openAnnotation(name, annotator, words) {
     byId("main").replaceChildren(make("div", { className: "enter" }, other));
     return;
   }
-  session = found.items;
+  [session, seen] = [found.items, found.seen];
   next(0);
 }
 
@@ -84,6 +85,7 @@ async function choose(choice) {
   const saved = await ask(`/api/${room}/items/${session[place][0]}`, { who, choice, seconds });
   busy = false;
   if (!saved) return;
+  seen &&= session[place][1] === choice;
   session[place][1] = choice;
   next(place + 1);
 }
@@ -92,10 +94,15 @@ async function choose(choice) {
 
 async function finished() {
   const back = ["←", "look again at your last item", () => move(-1), "plain"];
+  if (!seen) {
+    bar([back, ["Enter", "see the results", () => ((seen = true), finished()), "main"]]);
+    byId("main").replaceChildren(make("p", { className: "hint" }, "Your share is done, thank you. Once you have seen the results, what you chose stands."));
+    return;
+  }
   bar([back]);
   const found = await ask(`/api/${room}/results?who=${encodeURIComponent(who)}`);
   if (!found || place < session.length) return;
-  const thanks = make("p", { className: "hint" }, "Your share is done, thank you. This is what all have found so far.");
+  const thanks = make("p", { className: "hint" }, "This is what all have found so far.");
   byId("main").replaceChildren(make("div", {}, thanks, ...found.tables.map(shares), agreement(found.agreement)));
   clearTimeout(again);
   again = setTimeout(() => place >= session.length && finished(), AGAIN);
