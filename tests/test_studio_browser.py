@@ -77,6 +77,26 @@ def test_a_review_by_keyboard_alone(page, tmp_path):
     assert standing == wanted and {row["who"] for row in decisions.load(file).values()} == {"ada"}
 
 
+def test_two_reviewers_do_not_get_the_same_candidates(browser, tmp_path):
+    candidates(tmp_path / "c.jsonl", 6)
+    with Studio(tmp_path, "--data", "c.jsonl") as studio:
+        pages = [browser.new_context().new_page() for _ in range(2)]
+        for page, who in zip(pages, ("ada", "bob"), strict=True):
+            enter(page, studio.url, "review", who)
+        choose(pages[0], "a")
+        choose(pages[0], "r")  # ada has decided on c0 and c1, bob still looks at c0
+        choose(pages[1], "ArrowRight")
+        assert pages[1].inner_text("p.id").strip() == "c1"
+        choose(pages[1], "a")  # the last word on c1, and what ada has done is known now
+        assert pages[1].inner_text("p.id").strip() == "c2" and "2 of 6 decided" in pages[1].inner_text("#progress")
+        choose(pages[1], "r")
+        choose(pages[1], "r")
+        choose(pages[0], "a")  # ada is on c2, which bob has decided meanwhile
+        assert pages[0].inner_text("p.id").strip() == "c4" and "4 of 6 decided" in pages[0].inner_text("#progress")
+        for page in pages:
+            page.context.close()
+
+
 def listen(page):
     """A function of what has gone to and from the page since it was last asked, and of what the page holds and keeps."""
     replies, asked = [], []

@@ -74,7 +74,7 @@ def make(review=None, compare=None, rate=None, instructions=None, hints=None, pa
         @app.post("/api/review/{n}")
         def decide(n: int, body: Decision):
             review.decide(n, body.decision, body.who, body.why, body.messages)
-            return {"quotas": review.quotas()}
+            return review.standing()
 
     def room_of(name):
         if rooms.get(name) is None:

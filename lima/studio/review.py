@@ -60,8 +60,7 @@ class Review:
         return found
 
     def overview(self):
-        """All that the page needs to know of all candidates, and how far the quotas are filled."""
-        decided = self.decided()
+        """All that the page needs to know of all candidates, and what was decided."""
         return {
             "name": self.name,
             "items": [
@@ -70,16 +69,20 @@ class Review:
                     "split": row.get("split") or "",
                     "tokens": round(sum(self.tokens[n])),
                     "rules": [*(row.get("flags") or {}), *self.barely[n]],
-                    "decision": decided[row["id"]]["decision"] if row["id"] in decided else None,
                 }
                 for n, row in enumerate(self.rows)
             ],
-            "quotas": self.quotas(decided),
+            **self.standing(),
         }
 
-    def quotas(self, decided=None):
+    def standing(self):
+        """What everybody has decided so far: `decisions`, a candidate each (None while there is none), and `quotas`."""
+        decided = self.decided()
+        kinds = [decided[row["id"]]["decision"] if row["id"] in decided else None for row in self.rows]
+        return {"decisions": kinds, "quotas": self.quotas(decided)}
+
+    def quotas(self, decided):
         """`{split, source, rows, accepted, rejected}` a quota of the mix; where there is no mix, a source, with rows None."""
-        decided = self.decided() if decided is None else decided
         counted = Counter()
         for row in self.rows:
             if row["id"] in decided:

@@ -19,7 +19,8 @@ export async function openReview(annotator) {
   who = annotator;
   const found = await ask("/api/review");
   if (!found) return;
-  ({ items, quotas, name } = found);
+  ({ items, name } = found);
+  note(found);
   filter();
 }
 
@@ -93,10 +94,14 @@ async function decide(kind, messages = null) {
   const saved = await ask(`/api/review/${n}`, { decision: kind, who, why, messages });
   busy = false;
   if (!saved) return;
-  note(n, kind, saved);
+  forget(`/api/review/${n}`);
+  note(saved);
   history.push(n);
   if (byId("why")) byId("why").value = "";
-  move(1);
+  const open = (one) => one === undefined || filters.state !== "undecided" || !items[one].decision;
+  do place++;
+  while (!open(list[place])); // what somebody else has decided meanwhile
+  show();
 }
 
 async function undo() {
@@ -109,17 +114,21 @@ async function undo() {
   busy = false;
   if (!saved) return;
   history.pop();
-  note(n, null, saved);
+  note(saved);
   const there = list.indexOf(n);
   if (there < 0) list.splice(place, 0, n);
   else place = there;
   show();
 }
 
-function note(n, kind, saved) {
-  items[n].decision = kind;
-  quotas = saved.quotas;
-  forget(`/api/review/${n}`);
+/** What everybody has decided. */
+function note(found) {
+  quotas = found.quotas;
+  found.decisions.forEach((decision, n) => {
+    if (items[n].decision === decision) return;
+    items[n].decision = decision;
+    forget(`/api/review/${n}`);
+  });
 }
 
 function edit(found) {
