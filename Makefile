@@ -152,7 +152,7 @@ reproduce: $(EVALUATE) ## all of it, restartable: SIZE=65b JUDGE=… AGAINST="an
 
 ablation-%: $(EVALUATE) ## quality diversity quantity dialogue structure open-questions; SIZE=7b
 	@$(PY) -m lima.reproduce.ablation $* $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) \
-	  $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(if $(GPUS),--gpus $(GPUS)) $(if $(JOBS),--jobs $(JOBS)) \
+	  $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(if $(GPU),--gpu $(GPU)) $(if $(GPUS),--gpus $(GPUS)) $(if $(JOBS),--jobs $(JOBS)) \
 	  $(if $(SLURM),--slurm "$(SLURM)") $(ARGS)
 
 status: $(READY) ## how far the arms of all ablations are

@@ -90,6 +90,9 @@ def test_missing_data_is_named_with_what_makes_it(recipes):
     (recipes.parent / "data/se-filtered-2k").mkdir(parents=True)
     assert len(arms.missing("quality", "7b")) == 1 and "curate-wikihow RAW=pages/" in arms.missing("diversity", "7b")[0]
     assert arms.missing("open-questions", "135m") == []
+    assert arms.missing("open-questions", "7b")[0].startswith("GAIR/lima: ")
+    assert arms.missing("open-questions", "7b", ["--dataset", "mine.jsonl", "--seed", "3"]) == []
+    assert arms.missing("dialogue", "7b", ["--dataset=mine.jsonl"])[0].startswith("GAIR/lima: ")  # an arm's own stands
 
 
 @pytest.mark.parametrize(("name", "words"), [("quallity", "no ablation 'quallity'; there are quality, diversity")])

@@ -186,12 +186,15 @@ def test_the_plan_counts_runs_answers_and_what_the_judge_costs(here, capsys):
     )  # 9000 × (900 × 1 + 300 × 10) / 10^6
     assert "epochs, not tokens" in said and "135m-eot-vs-eos-s1   eot_token base-eos" in said
     assert not (here / "runs").exists()
+    dry("--gpu", "rtx4090-24gb")
+    assert "train    6 runs, less than 0.1 GPU hours on 1 × rtx4090-24gb (estimated)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--seeds", 0], "--seeds, --jobs, --gpus, --limit and --samples: expected 1 or more"),
+        (["--gpu", "h100"], "GPU h100: unknown; did you mean h100-80gb?"),
         (["--only", "x"], "--only x: no run of open-questions has that name"),
         (["--learning_rat", 1], "unknown key learning_rat; did you mean learning_rate"),
     ],
@@ -203,7 +206,7 @@ def test_what_an_ablation_refuses(here, words, said):
 
 def test_missing_data_is_one_message(here):
     with pytest.raises(
-        UserError, match=r"quality: 2 datasets are missing; make them first:\n  data/se-filtered-2k: make curate-"
+        UserError, match=r"quality: data is missing; make it first:\n  data/se-filtered-2k: make curate-"
     ):
         ablation.main(["quality", "--size", "135m", "--dry_run"])
 

@@ -30,6 +30,7 @@ from lima import UserError, conversations, exit_codes, recipe, runs
 from lima.evaluate import client
 from lima.reproduce import arms, progress
 from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, prepare, report, told, took
+from lima.train import gpus
 
 ANSWER = 500  # tokens, assumed of an answer that a judge will read
 VERDICT = 300  # and of what it will write
@@ -42,8 +43,10 @@ def main(argv):
     given = given[given[:1] == ["--"] :]
     found = arms.ablation(args.name)
     arms.check(args.name)
-    if lacking := arms.missing(args.name, args.size):
-        raise UserError("\n  ".join([f"{args.name}: {len(lacking)} datasets are missing; make them first:", *lacking]))
+    if args.gpu not in (None, gpus.CPU):
+        gpus.named(args.gpu)
+    if lacking := arms.missing(args.name, args.size, given):
+        raise UserError("\n  ".join([f"{args.name}: data is missing; make it first:", *lacking]))
     todo = planned(args, found, given)
     check_judge(args, todo)
     print(*plan(args, found, todo), sep="\n", flush=True)
@@ -62,9 +65,8 @@ def main(argv):
             runner.all([[report()]])
     except Failed as failure:
         return told(failure)
-    finally:
-        each, whole = took(sum(runner.seconds)), took(time.monotonic() - began)
-        print(f"\n  {len(runner.seconds)} stages took {each}, {args.jobs} at a time; the whole {whole}", flush=True)
+    each, whole = took(sum(runner.seconds)), took(time.monotonic() - began)
+    print(f"\n  {len(runner.seconds)} stages took {each}, {args.jobs} at a time; the whole {whole}")
     return 0
 
 
@@ -84,6 +86,7 @@ def parser():
     found.add_argument("--max_new_tokens", type=int, default=2048, metavar="N", help="[%(default)s]")
     found.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time [%(default)s]")
     found.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs of each run [%(default)s]")
+    found.add_argument("--gpu", metavar="KIND", help="for the plan's hours: h100-80gb, a100-80gb … [those here]")
     found.add_argument(
         "--slurm", metavar="OPTIONS", help="submit each run by sbatch with these, such as '--gres=gpu:2'"
     )
@@ -237,10 +240,10 @@ def submit(args, argv, todo):
 def plan(args, found, todo):
     """Lines: what will be done, and what it may take and cost."""
     done = sum(progress.trained(run, arm) for run, arm, _ in todo)
-    width = max(len(run.name) for run, _, _ in todo)
+    width, seeds = max(len(run.name) for run, _, _ in todo), "seeds" if args.seeds > 1 else "seed"
     lines = [
         f"\nablation {args.name} · {found.asks} ({found.where})",
-        f"  runs     {len(found.arms)} arms × {args.seeds} seeds on {args.size}: {len(todo)}, {done} of them trained already",
+        f"  runs     {len(found.arms)} arms × {args.seeds} {seeds} on {args.size}: {len(todo)}, {done} of them trained already",
         *(f"           {run.name:<{width}}  {_changes(arm['arm'])}" for run, arm, _ in todo if arm["seed"] == 1),
         "  equal    epochs, not tokens, as in the paper; each run's last checkpoint answers",
         f"  train    {_time(args, [made[0] for run, arm, made in todo if not progress.trained(run, arm)])}",
@@ -278,7 +281,7 @@ def _time(args, left):
         for resolved in left:
             config = forecast.dimensions(resolved)
             options = argparse.Namespace(
-                gpu=None, gpus=args.gpus if args.gpus > 1 else None, nodes=None, interconnect=None
+                gpu=args.gpu, gpus=args.gpus if args.gpus > 1 else None, nodes=None, interconnect=None
             )
             place, _ = forecast.choose(options, resolved, config)
             tokens, _ = forecast.lengths(resolved)
@@ -288,7 +291,8 @@ def _time(args, left):
             low, high = low + minutes[0] * place.ranks / 60, high + minutes[1] * place.ranks / 60
     except UserError as error:
         return f"{len(left)} runs; time not estimated ({error})"
-    return f"{len(left)} runs, {forecast.span(low, high)} GPU hours on {place} (estimated)"
+    hours = "less than 0.1" if high < 0.1 else forecast.span(low, high)
+    return f"{len(left)} runs, {hours} GPU hours on {place} (estimated)"
 
 
 if __name__ == "__main__":

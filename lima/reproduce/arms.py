@@ -1,6 +1,7 @@
 """The arms of the ablations (sections 5 and 6, and what the paper leaves open): what each file of recipes/ablations/ changes, on a
 model of any size."""
 
+import argparse
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -109,16 +110,19 @@ def _value(chain, key):
     return next(own[key] for _, own in reversed(chain) if key in own)
 
 
-def dataset(arm, size):
-    """The dataset that an arm trains on."""
-    return changes(arm).get("dataset") or _value(recipe.read_chain(FOLDER.parent / f"{size}.yaml"), "dataset")
+def dataset(arm, size, given=()):
+    """The dataset that an arm trains on; `given` as in `words`."""
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--dataset")
+    of_all = flags.parse_known_args(list(given))[0].dataset
+    return changes(arm).get("dataset") or of_all or _value(recipe.read_chain(FOLDER.parent / f"{size}.yaml"), "dataset")
 
 
-def missing(name, size):
+def missing(name, size, given=()):
     """Lines on the datasets of an ablation that cannot be had, with what makes them."""
     lines = {}
     for arm in ABLATIONS[name].arms:
-        path = Path(dataset(arm, size))
+        path = Path(dataset(arm, size, given))
         if (FOLDER.parent / "data" / f"{path.name}.yaml").is_file() and not path.exists():
             source = "wikihow RAW=pages/" if path.name.startswith("wikihow") else "stackexchange RAW=dumps/"
             own = f" DATA={path.name}" if "unfiltered" in path.name else ""

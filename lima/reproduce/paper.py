@@ -42,7 +42,7 @@ def main(argv):
     print(f"\nreproduce {args.size} · {run} · judge {args.judge or 'none: what code measures'}")
     for stage in todo:
         print(f"  {stage.label:<28} {stage.name:<18} {'done' if stage.done and stage.done() else '–'}")
-    for line in left_out(args):
+    for line in left_out(args, given):
         print(f"  left out: {line}")
     if args.dry_run:
         return 0
@@ -140,7 +140,7 @@ def of_ablations(args, given):
     out = []
     for name in args.ablations:
         arms.check(name)
-        if not arms.missing(name, args.size):
+        if not arms.missing(name, args.size, given):
             how = ["--size", args.size, "--seeds", args.seeds, "--samples", args.samples, "--jobs", args.jobs]
             how += ["--max_new_tokens", args.max_new_tokens, *(judge_flags(args) if args.judge else [])]
             words = ["lima.reproduce.ablation", name, *how, *given]
@@ -148,11 +148,11 @@ def of_ablations(args, given):
     return out
 
 
-def left_out(args):
+def left_out(args, given):
     """A line for each dataset that is missing, with the ablations that wait for it."""
     waiting = {}
     for name in args.ablations:
-        for line in arms.missing(name, args.size):
+        for line in arms.missing(name, args.size, given):
             waiting.setdefault(line, []).append(name)
     return [f"{', '.join(names)}: {line}" for line, names in waiting.items()]
 
