@@ -19,6 +19,7 @@ MEET     = $(if $(HOSTFILE),--hostfile $(HOSTFILE)) $(if $(NODE_RANK),--node-ran
 OVERRIDE = $(if $(DATASET),--dataset $(DATASET)) $(ARGS)
 BILL     = $(if $(BASE_URL),--base_url $(BASE_URL)) $(if $(PRICE),--price $(PRICE)) $(if $(DRY_RUN),--dry_run)
 ASKED    = $(if $(PROMPTS),--prompts $(PROMPTS)) $(ARGS)
+ON       = $(if $(GPUS),--gpus $(GPUS)) $(if $(HOSTFILE),--hostfile $(HOSTFILE))
 JUDGED   = --judge "$(JUDGE)" $(BILL) $(ASKED)
 RECIPES  = $(patsubst recipes/%.yaml,%,$(filter-out recipes/lima.yaml,$(wildcard recipes/*.yaml)))
 
@@ -148,12 +149,12 @@ lm-eval: $(VENV)/.requirements-lm-eval ## RUN in EleutherAI's harness: what it s
 ##@ The whole paper, and your own (docs/reproduction.md)
 reproduce: $(EVALUATE) ## all of it, restartable: SIZE=65b JUDGE=… AGAINST="answers/x …"
 	@$(PY) -m lima.reproduce.paper $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) \
-	  $(if $(AGAINST),--against $(AGAINST)) $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(ARGS)
+	  $(if $(AGAINST),--against $(AGAINST)) $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(ON) $(ARGS)
 
 ablation-%: $(EVALUATE) ## quality diversity quantity dialogue structure open-questions; SIZE=7b
 	@$(PY) -m lima.reproduce.ablation $* $(if $(SIZE),--size $(SIZE)) $(if $(SEEDS),--seeds $(SEEDS)) \
-	  $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(if $(GPU),--gpu $(GPU)) $(if $(GPUS),--gpus $(GPUS)) $(if $(JOBS),--jobs $(JOBS)) \
-	  $(if $(SLURM),--slurm "$(SLURM)") $(ARGS)
+	  $(if $(JUDGE),--judge "$(JUDGE)") $(BILL) $(if $(GPU),--gpu $(GPU)) $(ON) $(if $(JOBS),--jobs $(JOBS)) \
+	  $(if $(SLURM),--slurm="$(SLURM)") $(ARGS)
 
 status: $(READY) ## how far the arms of all ablations are
 	@$(PY) -m lima.reproduce.status

@@ -255,6 +255,12 @@ def test_slurm_gets_a_job_for_each_run_that_is_not_done(here, monkeypatch, capsy
     commands = [line for line in lines if "lima.reproduce.ablation" in line]
     assert commands[0].endswith("open-questions --size 135m --learning_rate 1e-5 --only 135m-loss-on-all-s1")
     assert "Submitted batch job 7" in capsys.readouterr().out
+    (here / "bin/sbatch.log").unlink()
+    assert ablation.main([*words[:3], "--slurm=--gres=gpu:2", *words[5:], "--hostfile", "hosts", "--gpus", "8"]) == 0
+    lines = (here / "bin/sbatch.log").read_text().split("\n")
+    assert lines.count("--gres=gpu:2") == 5
+    (command, *_) = [line for line in lines if "lima.reproduce.ablation" in line]
+    assert command.endswith("--size 135m --learning_rate 1e-5 --hostfile hosts --gpus 8 --only 135m-loss-on-all-s1")
     tool.write_text("#!/bin/sh\necho 'no such partition' >&2; exit 1\n")
     with pytest.raises(UserError, match="sbatch refused 135m-loss-on-all-s1: no such partition"):
         ablation.main(words)
@@ -276,6 +282,20 @@ def test_the_papers_stages_with_and_without_a_judge(here, capsys):
     measured = ["signals", "copied", "constraints"]
     asked = ["test answers", "against x", "rate test", "safety answers", "rate safety", "structure answers", *measured]
     assert names == ["base", "train", "dev answers", "select", *asked, "dialogue", "rate dialogue", "report"]
+
+
+def test_where_training_runs_is_passed_on(here):
+    args = paper.parser().parse_args(["--size", "135m", "--gpus", "8", "--hostfile", "hosts"])
+    resolved = recipe.load(["--config", "recipes/135m.yaml"])
+    (train,) = [one for one in paper.of_model(args, resolved, Path("runs/x"), []) if one.name == "train"]
+    assert train.words[:7] == ["lima.train.launch", "--resume", "auto", "--gpus", "8", "--hostfile", "hosts"]
+    (open_questions,) = paper.of_ablations(args, [])
+    words = list(map(str, open_questions.words[1:]))
+    args, given = ablation.parser().parse_known_args(words)
+    (train, *_) = ablation.stages(
+        args, Path("runs/x"), {"prompts": "test", "samples": 1, "kind": None}, (resolved, given)
+    )
+    assert train.words[3:7] == ["--gpus", "8", "--hostfile", "hosts"]
 
 
 def test_the_status_page_says_what_runs_and_escapes_names(tmp_path, monkeypatch):

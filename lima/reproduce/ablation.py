@@ -29,7 +29,7 @@ from pathlib import Path
 from lima import UserError, conversations, exit_codes, recipe, runs
 from lima.evaluate import client
 from lima.reproduce import arms, progress
-from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, prepare, report, told, took
+from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, place_flags, prepare, report, told, took
 from lima.train import gpus
 
 ANSWER = 500  # tokens, assumed of an answer that a judge will read
@@ -57,7 +57,7 @@ def main(argv):
     if args.slurm is not None:
         return submit(args, argv, todo)
     bases = {one.model_name_or_path: words for _, _, (one, words) in todo}
-    runner = Runner(args.jobs, args.gpus)
+    runner = Runner(args.jobs, args.gpus or 1)
     try:
         runner.all([[prepare(path, words) for path, words in bases.items()]])
         runner.all([stages(args, *one) for one in todo])
@@ -85,10 +85,11 @@ def parser():
     found.add_argument("--limit", type=int, metavar="N", help="the first N prompts only")
     found.add_argument("--max_new_tokens", type=int, default=2048, metavar="N", help="[%(default)s]")
     found.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time [%(default)s]")
-    found.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs of each run [%(default)s]")
+    found.add_argument("--gpus", type=int, metavar="N", help="GPUs of each run [with one job all, else 1]")
+    found.add_argument("--hostfile", metavar="FILE", help="train on its nodes, as `make sft-65b HOSTFILE=…` does")
     found.add_argument("--gpu", metavar="KIND", help="for the plan's hours: h100-80gb, a100-80gb … [those here]")
     found.add_argument(
-        "--slurm", metavar="OPTIONS", help="submit each run by sbatch with these, such as '--gres=gpu:2'"
+        "--slurm", metavar="OPTIONS", help="submit each run by sbatch with these, such as --slurm='--gres=gpu:2'"
     )
     found.add_argument("--only", metavar="RUN", help="this run alone, by its folder's name (what --slurm submits)")
     found.add_argument("--dry_run", action="store_true", help="the plan only")
@@ -101,7 +102,8 @@ def parser():
 def planned(args, found, given):
     """`[(run's folder, arm.json, (resolved recipe, its words)), …]`, arm by arm, seed by seed. Raises `UserError` for a run that
     stands and was trained otherwise."""
-    if args.seeds < 1 or args.jobs < 1 or args.gpus < 1 or (args.limit or 1) < 1 or (args.samples or 1) < 1:
+    numbers = args.seeds, args.jobs, args.gpus, args.limit, args.samples
+    if any(number is not None and number < 1 for number in numbers):
         raise UserError("--seeds, --jobs, --gpus, --limit and --samples: expected 1 or more")
     todo, asked = [], min(args.limit or 10**9, prompts(found))
     samples = 1 if found.samples == 1 else args.samples or found.samples
@@ -176,10 +178,8 @@ def stages(args, run, arm, made):
     def stage(name, words, done):
         return Stage(name=name, words=words, done=done, log=run / "logs" / f"{name}.log", **about)
 
-    where = ["--gpus", args.gpus] if args.gpus > 1 else []
-    out = [
-        stage("train", ["lima.train.launch", "--resume", "auto", *where, *made[1]], lambda: progress.trained(run, arm))
-    ]
+    train = ["lima.train.launch", "--resume", "auto", *place_flags(args), *made[1]]
+    out = [stage("train", train, lambda: progress.trained(run, arm))]
     length = ["--max_new_tokens", args.max_new_tokens]
     if arm["prompts"] == "dialogue":
         answer = ["lima.evaluate.dialogue", "--run", run, *length]
@@ -207,7 +207,7 @@ def stages(args, run, arm, made):
 
 def submit(args, argv, todo):
     """A Slurm job for each run that is not done."""
-    rest = [word for place, word in enumerate(argv) if word != "--slurm" and argv[place - 1] != "--slurm"]
+    rest = [word for place, word in enumerate(argv) if not word.startswith("--slurm") and argv[place - 1] != "--slurm"]
     for run, arm, made in todo:
         if all(one.done() for one in stages(args, run, arm, made)):
             continue
@@ -280,9 +280,7 @@ def _time(args, left):
     try:
         for resolved in left:
             config = forecast.dimensions(resolved)
-            options = argparse.Namespace(
-                gpu=args.gpu, gpus=args.gpus if args.gpus > 1 else None, nodes=None, interconnect=None
-            )
+            options = argparse.Namespace(gpu=args.gpu, gpus=args.gpus, nodes=None, interconnect=None)
             place, _ = forecast.choose(options, resolved, config)
             tokens, _ = forecast.lengths(resolved)
             minutes = forecast.judge(resolved, config, place, tokens).minutes

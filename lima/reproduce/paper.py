@@ -27,7 +27,7 @@ from pathlib import Path
 from lima import UserError, exit_codes, recipe, runs
 from lima.evaluate import answers, judgments
 from lima.reproduce import arms, progress
-from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, prepare, report, told, took
+from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, place_flags, prepare, report, told, took
 
 STATUS = Path("report/status.html")
 
@@ -77,6 +77,8 @@ def parser():
     found.add_argument("--ablations", nargs="*", default=list(arms.ABLATIONS), metavar="NAME", help="[all]")
     found.add_argument("--samples", type=int, default=5, metavar="N", help="of the arms' answers [%(default)s]")
     found.add_argument("--jobs", type=int, default=1, metavar="N", help="arms at a time [%(default)s]")
+    found.add_argument("--gpus", type=int, metavar="N", help="GPUs of a node that a training takes [all]")
+    found.add_argument("--hostfile", metavar="FILE", help="train on its nodes, as `make sft-65b HOSTFILE=…` does")
     found.add_argument("--max_new_tokens", type=int, default=2048, metavar="N", help="[%(default)s, the paper's]")
     found.add_argument("--dry_run", action="store_true", help="the plan only")
     return found
@@ -113,7 +115,11 @@ def of_model(args, resolved, run, given):
     talk = ["lima.evaluate.dialogue", "--run", run, *length]
     return [
         prepare(resolved.model_name_or_path, words),
-        stage("train", ["lima.train.launch", "--resume", "auto", *words], lambda: progress.trained(run, last)),
+        stage(
+            "train",
+            ["lima.train.launch", "--resume", "auto", *place_flags(args), *words],
+            lambda: progress.trained(run, last),
+        ),
         answer("dev", *several),
         *(
             ask("select", ["lima.evaluate.select", "--run", run, *several], (run / "selected.json").exists)
@@ -142,7 +148,8 @@ def of_ablations(args, given):
         arms.check(name)
         if not arms.missing(name, args.size, given):
             how = ["--size", args.size, "--seeds", args.seeds, "--samples", args.samples, "--jobs", args.jobs]
-            how += ["--max_new_tokens", args.max_new_tokens, *(judge_flags(args) if args.judge else [])]
+            how += ["--max_new_tokens", args.max_new_tokens, *place_flags(args)]
+            how += judge_flags(args) if args.judge else []
             words = ["lima.reproduce.ablation", name, *how, *given]
             out.append(Stage(name, "ablation", words, None, Path(f"runs/logs/ablation-{name}.log")))
     return out

@@ -133,6 +133,13 @@ def judge_flags(args):
     return ["--judge", args.judge, *more]
 
 
+def place_flags(args):
+    """Where a parsed command trains: GPUs of a node, and a hostfile of several."""
+    return [
+        word for key in ("gpus", "hostfile") if getattr(args, key) for word in (f"--{key}", str(getattr(args, key)))
+    ]
+
+
 def report():
     """Of all runs there are then."""
     return Stage("report/index.html", "report", ["lima.evaluate.report"], None, Path("runs/logs/report.log"))
