@@ -175,7 +175,7 @@ bench-peers: $(READY)
 bench-memory: $(READY)
 	@$(PY) -m benchmarks.memory $(ARGS)
 
-chaos: $(READY) ## 120 deaths of a small training, each resumed to the same bits
+chaos: $(READY) ## about 120 faults in a small training, each survived to the same bits
 	@$(PY) -m benchmarks.chaos $(ARGS)
 
 ##@ This repo

@@ -152,7 +152,7 @@ def _parser():
 def base_command(path):
     """What prepares the base of the recipe at `path`."""
     path = Path(path)
-    if path.parts[0] == "recipes":
+    if path.parent == Path("recipes"):  # the Makefile's targets
         return f"make base-{path.relative_to('recipes').with_suffix('')}"
     return f"python -m lima.train.base --config {path}"
 

@@ -2,7 +2,7 @@
 
 A rule takes a chain, a comment's text or a turn's, and the recipe's `dialogues` section, and returns what it found against
 it, in words, or "". Thresholds and cues are keys of that section, named in its docstring. The paper's authors made 20 of
-their 30 dialogues from comments and say no more (section 5): all of this is our reading, and light, as people edit next.
+their 30 dialogues from comments and say no more (section 6): all of this is our reading, and light, as people edit next.
 """
 
 import re

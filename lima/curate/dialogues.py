@@ -1,4 +1,4 @@
-"""Stack Exchange dumps → dialogue chains, to be edited by hand (section 5 of the
+"""Stack Exchange dumps → dialogue chains, to be edited by hand (section 6 of the
 paper: 20 of its 30 began as comments).
 
     python -m lima.curate.dialogues --config recipes/data/lima-open.yaml \\

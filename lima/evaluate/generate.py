@@ -5,7 +5,7 @@ so far, at most 2,048 tokens, stop at EOT.
   python -m lima.evaluate.generate --run runs/7b      the selected checkpoint
                                    (selected.json), else the newest
       --epochs 5-10                    the paper's candidates (section 3)
-      --prompts test --samples 5       300 prompts, 5 answers each
+      --prompts test --samples 5       100 prompts, 5 answers each
       --prompts mine.jsonl             rows with `messages`
 
 Answers lie in runs/NAME/generations/checkpoint-STEP/PROMPTS.jsonl, a row each.
