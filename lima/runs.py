@@ -16,7 +16,7 @@ from lima import UserError
 
 FORMER = "former"
 LOCK = ".training"
-RECORDS = ("recipe.yaml", "metrics.jsonl", "samples.jsonl", "wandb.json")
+RECORDS = ("recipe.yaml", "metrics.jsonl", "samples.jsonl", "wandb.json", "selected.json")
 MARKER = "complete.json"  # a checkpoint is complete when it holds this
 LIBRARIES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "peft", "bitsandbytes")
 

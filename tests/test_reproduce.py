@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from lima import UserError, recipe, runs
 from lima.reproduce import ablation, arms, paper, progress, stages, status
 from tests.test_arms import recipes  # noqa: F401  (a fixture)
 
-WORK = """import sys, time
-word, path = sys.argv[1:]
+WORK = """import os, sys, time
+word, path = sys.argv[1:3]
 print("began", flush=True)
+if word == "kill":
+    os.kill(os.getpid(), 9)
 if word == "fail":
     print("error: the file is not there")
     sys.exit(2)
@@ -35,7 +38,7 @@ def work(tmp_path, monkeypatch):
 
     def make(word, name, run=None):
         made = tmp_path / name
-        return stages.Stage(name, "work", ["work", word, made], made.exists, tmp_path / f"{name}.log", run)
+        return stages.Stage(name, "work", ["work", word, made], tmp_path / f"{name}.log", run, done=made.exists)
 
     return make
 
@@ -62,6 +65,62 @@ def test_a_failure_is_said_in_its_own_words_and_stops_what_follows(work, tmp_pat
         stages.Runner().all([[work(0, "c")._replace(done=lambda: False)]])
 
 
+def test_a_stage_is_done_again_when_its_words_or_what_it_reads_change(work, tmp_path):
+    read, made = tmp_path / "read", tmp_path / "a"
+    read.write_text("1")
+
+    def run(*more, reads=read):
+        stage = work(0, "a")._replace(done=None, files=lambda: ([reads], [made]))
+        stage = stage._replace(words=[*stage.words, *more])
+        stages.Runner().all([[stage]])
+        assert stages.finished(stage)
+        return len(made.read_text())
+
+    assert [run(), run()] == [1, 1]
+    read.write_text("22")
+    assert [run(), run()] == [2, 2]
+    assert [run("--price", "1,2"), run("--base_url", "http://x/v1")] == [2, 2]  # these change nothing that is made
+    assert [run("--limit", "3"), run("--limit", "3"), run()] == [3, 3, 4]
+    made.unlink()
+    assert run() == 1
+    (tmp_path / "a.done").write_text("{")
+    assert run() == 2
+    with pytest.raises(stages.Failed, match="its result is not there"):
+        run(reads=tmp_path / "none")
+
+
+def test_the_cause_of_a_failure_is_of_this_time(work, tmp_path):
+    (tmp_path / "a.log").write_text("error: last week's\n")
+    with pytest.raises(stages.Failed, match="ValueError: could not convert"):
+        stages.Runner().all([[work("x", "a")]])
+    killed = work("kill", "a")
+    with pytest.raises(stages.Failed, match="ended by SIGKILL, as the system does when memory runs out"):
+        stages.Runner().all([[killed]])
+
+
+def test_ctrl_c_ends_the_waiting_for_another_trainer(work, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stages.runs, "trained_by", lambda run: "process 1 on x")
+    runner = stages.Runner()
+    threading.Timer(1.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    with pytest.raises(KeyboardInterrupt):
+        runner.all([[work(0, "a", tmp_path / "run")]])
+    assert capsys.readouterr().out.count("waits for process 1 on x") == 1 and not (tmp_path / "a").exists()
+
+
+def test_runs_share_the_gpus_that_are_theirs(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    slots = stages.Runner(2, 2)._slots
+    assert [slots.get(), slots.get()] == ["0,1", "2,3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    slots = stages.Runner(4, 1)._slots
+    assert [slots.get() for _ in range(4)] == list("4567")
+    assert stages.Runner(1, 8)._slots.get() is None  # the command says that there are fewer
+    with pytest.raises(UserError, match="2 runs at a time on 4 GPUs each, but there are 4"):
+        stages.Runner(2, 4)
+
+
 def test_several_at_a_time(work):
     began = time.monotonic()
     stages.Runner(jobs=4).all([[work(1, f"r{n}")] for n in range(4)])
@@ -83,7 +142,7 @@ def test_commands_end_with_the_runner(work, tmp_path, number):
     """No orphan goes on, and what was begun is done by the next start."""
     program = (
         "from lima.reproduce.stages import Runner, Stage; from pathlib import Path\n"
-        "made = Path('slow'); Runner().all([[Stage('slow', 'work', ['work', '30', made], made.exists, Path('slow.log'))]])"
+        "made = Path('slow'); Runner().all([[Stage('slow', 'work', ['work', '30', made], Path('slow.log'), done=made.exists)]])"
     )
     here = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
     runner = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=here, start_new_session=True)
@@ -131,16 +190,21 @@ def test_how_far_a_run_is(tmp_path, monkeypatch):
     runs.write_jsonl(run / "metrics.jsonl", [{"epoch": 0.5}, {"epoch": 1.5}])
     assert progress.cells(run, arm)["train"] == "50%" and not progress.trained(run, arm)
     run, arm = run_of(answers=0, graded=0)
-    assert progress.trained(run, arm) and not progress.answered(run, arm)
+    assert progress.trained(run, arm)
     part = [{"prompt_id": "p0", "sample": n} for n in range(3)]
     runs.write_jsonl(run / "generations/checkpoint-9/.test.partial.jsonl", part)
     assert progress.cells(run, arm) == {"train": "done", "answer": "3 of 10", "judge": "–"}
     run, arm = run_of(graded=7)
-    assert progress.answered(run, arm) and not progress.judged(run, arm)
     assert progress.cells(run, arm) == {"train": "done", "answer": "done", "judge": "7 of 10"}
     run, arm = run_of()
-    assert progress.judged(run, arm) and progress.judges(run, arm) == {"m"}
-    assert not progress.judged(run, {**arm, "judge": "other"}) and progress.judged(run, {**arm, "judge": None})
+    assert progress.cells(run, arm)["judge"] == "done" and progress.cells(run, {**arm, "judge": None})["judge"] == "–"
+    assert progress.cells(run, {**arm, "judge": "other"})["judge"] == "–"
+    path = Path("judgments/135m-no-ramp-s1.grade.jsonl")
+    rows = runs.read_jsonl(path)
+    rows[0] |= {"grade": None, "raw": "no number"}  # the judge has spoken
+    rows[1] |= {"grade": None, "raw": None}  # no reply came
+    runs.write_jsonl(path, [*rows, {**rows[2], "judge": "human:anna"}])
+    assert progress.cells(run, arm)["judge"] == "9 of 10" and progress.judges(run, arm) == {"m"}
     assert not progress.trained(run, {**arm, "max_steps": 10}) and progress.trained(run, {**arm, "max_steps": 9})
 
 
@@ -158,6 +222,9 @@ def test_status_is_a_table_of_all_runs(tmp_path, monkeypatch, capsys):
     assert last == "50 of 100 runs have been trained and have answered"
     (tmp_path / "runs/135m-baseline-s1/arm.json").write_text("{")
     with pytest.raises(UserError, match=r"135m-baseline-s1/arm.json: cannot be read"):
+        status.main([])
+    (tmp_path / "runs/135m-baseline-s1/arm.json").write_text('{"ablation": "quality", "arm": "x", "seed": 1}')
+    with pytest.raises(UserError, match=r"arm.json: lacks size, label, epochs, "):
         status.main([])
 
 
@@ -194,6 +261,8 @@ def test_the_plan_counts_runs_answers_and_what_the_judge_costs(here, capsys):
     ("words", "said"),
     [
         (["--seeds", 0], "--seeds, --jobs, --gpus, --limit and --samples: expected 1 or more"),
+        (["--seed", 3], "--seed: arms have their own; SIZE= and SEEDS= say which"),
+        (["--output_dir=x"], "--output_dir: arms have their own"),
         (["--gpu", "h100"], "GPU h100: unknown; did you mean h100-80gb?"),
         (["--only", "x"], "--only x: no run of open-questions has that name"),
         (["--learning_rat", 1], "unknown key learning_rat; did you mean learning_rate"),
@@ -246,21 +315,29 @@ def test_slurm_gets_a_job_for_each_run_that_is_not_done(here, monkeypatch, capsy
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
     run_of("135m-baseline-s1", epoch=15, answers=500, asked=100)
     words = ["open-questions", "--size", "135m", "--slurm", "--gres=gpu:2 -t 60", "--learning_rate", "1e-5"]
-    monkeypatch.setattr(ablation, "same", lambda *_: None)
+    monkeypatch.setattr(progress, "same", lambda *_: None)
+    monkeypatch.setattr(ablation, "finished", lambda stage: stage.run.name == "135m-baseline-s1")
     assert ablation.main(words) == 0
     lines = (here / "bin/sbatch.log").read_text().split("\n")
     names = [line.removeprefix("--job-name=") for line in lines if line.startswith("--job-name=")]
     assert names == [f"135m-{arm}-s1" for arm in ("loss-on-all", "no-ramp", "eot-vs-eos", "packing", "epochs")]
     assert lines.count("--gres=gpu:2") == 5 == lines.count("-t")
     commands = [line for line in lines if "lima.reproduce.ablation" in line]
-    assert commands[0].endswith("open-questions --size 135m --learning_rate 1e-5 --only 135m-loss-on-all-s1")
+    assert commands[0].endswith("--only 135m-loss-on-all-s1 open-questions --size 135m --learning_rate 1e-5")
     assert "Submitted batch job 7" in capsys.readouterr().out
     (here / "bin/sbatch.log").unlink()
     assert ablation.main([*words[:3], "--slurm=--gres=gpu:2", *words[5:], "--hostfile", "hosts", "--gpus", "8"]) == 0
     lines = (here / "bin/sbatch.log").read_text().split("\n")
     assert lines.count("--gres=gpu:2") == 5
     (command, *_) = [line for line in lines if "lima.reproduce.ablation" in line]
-    assert command.endswith("--size 135m --learning_rate 1e-5 --hostfile hosts --gpus 8 --only 135m-loss-on-all-s1")
+    assert command.endswith("--size 135m --learning_rate 1e-5 --hostfile hosts --gpus 8")
+    queue = here / "bin/squeue"
+    queue.write_text("#!/bin/sh\necho 135m-no-ramp-s1\n")
+    queue.chmod(0o755)
+    (here / "bin/sbatch.log").unlink()
+    ablation.main(words)
+    assert "135m-no-ramp-s1              is queued or running already" in capsys.readouterr().out
+    assert (here / "bin/sbatch.log").read_text().count("--job-name=") == 4
     tool.write_text("#!/bin/sh\necho 'no such partition' >&2; exit 1\n")
     with pytest.raises(UserError, match="sbatch refused 135m-loss-on-all-s1: no such partition"):
         ablation.main(words)
@@ -300,7 +377,7 @@ def test_where_training_runs_is_passed_on(here):
 
 def test_the_status_page_says_what_runs_and_escapes_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    todo = [stages.Stage(f"<b>{n}", "train", [], lambda: True, Path("x")) for n in range(3)]
+    todo = [stages.Stage(f"<b>{n}", "train", [], Path("x")) for n in range(3)]
     paper.write_status(paper.parser().parse_args(["--size", "7b"]), todo, todo[1], {id(todo[0]): 125})
     page = (tmp_path / "report/status.html").read_text(encoding="utf-8")
     assert "1 of 3 stages" in page and "done, 2 min 5 s" in page and page.count("running") == 1

@@ -24,12 +24,14 @@ import shlex
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from lima import UserError, conversations, exit_codes, recipe, runs
 from lima.evaluate import client
 from lima.reproduce import arms, progress
-from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, place_flags, prepare, report, told, took
+from lima.reproduce.files import answering, rating
+from lima.reproduce.stages import Failed, Runner, Stage, finished, judge_flags, place_flags, prepare, report, told, took
 from lima.train import gpus
 
 ANSWER = 500  # tokens, assumed of an answer that a judge will read
@@ -56,10 +58,12 @@ def main(argv):
         note(run, arm)
     if args.slurm is not None:
         return submit(args, argv, todo)
-    bases = {one.model_name_or_path: words for _, _, (one, words) in todo}
+    bases = {made[0].model_name_or_path: made for _, _, made in todo}
+    if args.hostfile and args.jobs > 1:
+        raise UserError(f"--hostfile: its nodes train one run at a time; leave --jobs {args.jobs} out")
     runner = Runner(args.jobs, args.gpus or 1)
     try:
-        runner.all([[prepare(path, words) for path, words in bases.items()]])
+        runner.all([[prepare(*made) for made in bases.values()]])
         runner.all([stages(args, *one) for one in todo])
         if args.only is None:
             runner.all([[report()]])
@@ -105,7 +109,9 @@ def planned(args, found, given):
     numbers = args.seeds, args.jobs, args.gpus, args.limit, args.samples
     if any(number is not None and number < 1 for number in numbers):
         raise UserError("--seeds, --jobs, --gpus, --limit and --samples: expected 1 or more")
-    todo, asked = [], min(args.limit or 10**9, prompts(found))
+    todo, asked = [], prompts(found)
+    if args.limit and found.prompts != "dialogue":  # dialogues are held whole, all ten
+        asked = min(args.limit, asked)
     samples = 1 if found.samples == 1 else args.samples or found.samples
     for arm in found.arms:
         name = arms.trained_as(arm)
@@ -115,16 +121,10 @@ def planned(args, found, given):
                 continue
             words = arms.words(name, args.size, seed, given)
             resolved = recipe.load(words)
-            same(run, resolved)
-            about = {"ablation": args.name, "arm": arm, "size": args.size, "seed": seed, "label": arm}
-            about |= {"epochs": resolved.num_train_epochs, "max_steps": resolved.max_steps}
-            about |= {
-                "prompts": found.prompts,
-                "asked": asked,
-                "samples": samples,
-                "kind": found.kind,
-                "judge": args.judge,
-            }
+            progress.same(run, resolved)
+            about = {"ablation": args.name, "arm": arm, "size": args.size, "seed": seed, "label": arm,
+                     "epochs": resolved.num_train_epochs, "max_steps": resolved.max_steps, "prompts": found.prompts,
+                     "asked": asked, "samples": samples, "kind": found.kind, "judge": args.judge}  # fmt: skip
             todo.append((run, about, (resolved, words)))
     if not todo:
         raise UserError(f"--only {args.only}: no run of {args.name} has that name")
@@ -135,16 +135,6 @@ def prompts(found):
     """How many prompts an ablation's arms answer; of dialogues, how many replies they give."""
     rows = conversations.load_prompts(f"data/prompts/{found.prompts}.jsonl")
     return sum(1 + len(row.get("follow_ups", ())) for row in rows)
-
-
-def same(run, resolved):
-    """Raises `UserError` if what stands in `run` was trained by another recipe."""
-    from lima.train.resuming import differences
-
-    if not (found := runs.checkpoints(run)):
-        return
-    for key, then, now in differences(runs.marker(found[-1])["recipe"], json.loads(json.dumps(resolved.given))):
-        raise UserError(f"{run}: trained with {key}={then}, and now it is {now}; change it back, or move {run} away")
 
 
 def check_judge(args, todo):
@@ -173,45 +163,37 @@ def note(run, arm):
 
 def stages(args, run, arm, made):
     """What becomes of one arm and seed, in order."""
-    about = {"label": run.name, "run": run}
 
-    def stage(name, words, done):
-        return Stage(name=name, words=words, done=done, log=run / "logs" / f"{name}.log", **about)
+    def stage(name, command, **how):
+        return Stage(run.name, name, command, run / "logs" / f"{name}.log", run, **how)
 
     train = ["lima.train.launch", "--resume", "auto", *place_flags(args), *made[1]]
-    out = [stage("train", train, lambda: progress.trained(run, arm))]
+    out = [stage("train", train, done=partial(progress.trained, run, arm))]
     length = ["--max_new_tokens", args.max_new_tokens]
     if arm["prompts"] == "dialogue":
         answer = ["lima.evaluate.dialogue", "--run", run, *length]
     else:
         some = ["--limit", args.limit] if args.limit else []
-        answer = [
-            "lima.evaluate.generate",
-            "--run",
-            run,
-            "--prompts",
-            arm["prompts"],
-            "--samples",
-            arm["samples"],
-            *some,
-            *length,
-        ]
-    out.append(stage("answer", answer, lambda: progress.answered(run, arm)))
+        asked = ["--prompts", arm["prompts"], "--samples", arm["samples"]]
+        answer = ["lima.evaluate.generate", "--run", run, *asked, *some, *length]
+    out.append(stage("answer", answer, files=partial(answering, run, arm["prompts"])))
     if arm["kind"] and args.judge:
         ask = ["lima.evaluate.rate", "--kind", arm["kind"], "--answers", run, "--prompts", arm["prompts"]]
-        out.append(
-            stage("judge", [*ask, *judge_flags(args)], lambda: progress.judged(run, {**arm, "judge": args.judge}))
-        )
+        out.append(stage("judge", [*ask, *judge_flags(args)], files=partial(rating, run, arm["prompts"], arm["kind"])))
     return out
 
 
 def submit(args, argv, todo):
     """A Slurm job for each run that is not done."""
+    waiting = queued()
     rest = [word for place, word in enumerate(argv) if not word.startswith("--slurm") and argv[place - 1] != "--slurm"]
     for run, arm, made in todo:
-        if all(one.done() for one in stages(args, run, arm, made)):
+        if all(map(finished, stages(args, run, arm, made))):
             continue
-        command = shlex.join([sys.executable, "-m", "lima.reproduce.ablation", *rest, "--only", run.name])
+        if run.name in waiting:
+            print(f"  {run.name:<28} is queued or running already", flush=True)
+            continue
+        command = shlex.join([sys.executable, "-m", "lima.reproduce.ablation", "--only", run.name, *rest])
         words = [
             "sbatch",
             f"--job-name={run.name}",
@@ -232,6 +214,15 @@ def submit(args, argv, todo):
         print(f"  {run.name:<28} {said.strip()}", flush=True)
     print("`make status` shows how far they are; `make report` draws what is done")
     return 0
+
+
+def queued():
+    """The names of the user's jobs at Slurm."""
+    try:
+        words = ["squeue", "--me", "--noheader", "--format=%j"]
+        return set(subprocess.run(words, capture_output=True, text=True).stdout.split())
+    except FileNotFoundError:
+        return set()
 
 
 # ---- the plan ----------------------------------------------------------------------------------------------------------

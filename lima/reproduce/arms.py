@@ -11,6 +11,7 @@ from lima.evaluate import report_arms
 
 FOLDER = Path("recipes/ablations")
 DATA = {"dataset", "exclude_sources"}
+OURS = {"--config", "--run_name", "--seed", "--output_dir"}  # flags that tell arms and seeds apart
 
 
 class Ablation(NamedTuple):
@@ -87,6 +88,8 @@ def check(name):
 def words(arm, size, seed, given=()):
     """The recipe of an arm on the size's base, as `lima_sft.py` takes it: `--config recipes/SIZE.yaml` and flags. `given`: flags
     for all arms alike; what an arm changes stands above them."""
+    if taken := OURS & {word.split("=")[0] for word in given}:
+        raise UserError(f"{sorted(taken)[0]}: arms have their own; SIZE= and SEEDS= say which")
     path = FOLDER.parent / f"{size}.yaml"
     if not path.is_file():
         have = ", ".join(sorted(one.stem for one in FOLDER.parent.glob("*.yaml") if one.stem != "lima"))

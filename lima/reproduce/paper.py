@@ -22,12 +22,12 @@ import argparse
 import html
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-from lima import UserError, exit_codes, recipe, runs
-from lima.evaluate import answers, judgments
-from lima.reproduce import arms, progress
-from lima.reproduce.stages import Failed, Runner, Stage, judge_flags, place_flags, prepare, report, told, took
+from lima import exit_codes, recipe, runs
+from lima.reproduce import arms, files, progress
+from lima.reproduce.stages import Failed, Runner, Stage, finished, judge_flags, place_flags, prepare, report, told, took
 
 STATUS = Path("report/status.html")
 
@@ -38,10 +38,11 @@ def main(argv):
     path = f"recipes/{args.size}.yaml"
     resolved = recipe.load(["--config", path, *given])
     run = Path(resolved.output_dir)
+    progress.same(run, resolved)
     todo = [*of_model(args, resolved, run, given), *of_ablations(args, given), report()]
     print(f"\nreproduce {args.size} · {run} · judge {args.judge or 'none: what code measures'}")
     for stage in todo:
-        print(f"  {stage.label:<28} {stage.name:<18} {'done' if stage.done and stage.done() else '–'}")
+        print(f"  {stage.label:<28} {stage.name:<18} {'done' if finished(stage) else '–'}")
     for line in left_out(args, given):
         print(f"  left out: {line}")
     if args.dry_run:
@@ -71,6 +72,7 @@ def parser():
     found.add_argument("--judge", metavar="MODEL", help="who judges; without one code alone measures")
     found.add_argument("--base_url", help="the judge's endpoint")
     found.add_argument("--price", metavar="IN,OUT", help="the judge's, $ per million tokens")
+    found.add_argument("--another_judge", action="store_true", help="this judge grades all arms, beside a former one")
     found.add_argument(
         "--against", nargs="+", default=[], metavar="SPEC", help="systems whose answers to test are there"
     )
@@ -87,56 +89,50 @@ def parser():
 def of_model(args, resolved, run, given):
     """The stages of the model itself; those of a judge only where there is one."""
     words, length = ["--config", f"recipes/{args.size}.yaml", *given], ["--max_new_tokens", args.max_new_tokens]
-    several = ["--epochs", resolved.keep_epochs] if resolved.keep_epochs not in ("none", "all") else []
+    epochs = resolved.keep_epochs if resolved.keep_epochs not in ("none", "all") else None
+    several = ["--epochs", epochs] if epochs else []
     last = {"epochs": resolved.num_train_epochs, "max_steps": resolved.max_steps}
 
-    def stage(name, command, done):
-        return Stage(run.name, name, command, done, run / "logs" / f"{name.replace(' ', '-')}.log", run)
+    def stage(name, command, **how):
+        return Stage(run.name, name, command, run / "logs" / f"{name.replace(' ', '-')}.log", run, **how)
 
-    def answer(prompts, *more):
-        command = ["lima.evaluate.generate", "--run", run, "--prompts", prompts, *more, *length]
-        return stage(f"{prompts} answers", command, lambda: answered(run, prompts, more))
+    def answer(prompts, epochs=None):
+        command = ["lima.evaluate.generate", "--run", run, "--prompts", prompts, *(several if epochs else []), *length]
+        return stage(f"{prompts} answers", command, files=partial(files.answering, run, prompts, epochs))
 
-    def ask(name, command, done):
-        return [stage(name, [*command, *judge_flags(args)], done)] if args.judge else []
+    def ask(name, command, reads):
+        return [stage(name, [*command, *judge_flags(args)], files=reads)] if args.judge else []
 
     def rate(kind, prompts):
         command = ["lima.evaluate.rate", "--kind", kind, "--answers", run, "--prompts", prompts]
-        return ask(f"rate {prompts}", command, lambda: has_rows(run, kind, prompts, args.judge))
+        return ask(f"rate {prompts}", command, partial(files.rating, run, prompts, kind))
 
     def compare(spec):
         command = ["lima.evaluate.judge", "--a", run, "--b", spec, "--prompts", "test"]
-        return ask(f"against {Path(spec).name}", command, lambda: compared(run, spec, args.judge))
+        return ask(f"against {Path(spec).name}", command, partial(files.comparing, run, spec, "test"))
 
     def measure(name, prompts):
         command = [f"lima.evaluate.{name}", "--run", run, "--prompts", prompts]
-        return stage(name, command, lambda: measured(run, name, prompts))
+        return stage(name, command, files=partial(files.measuring, run, prompts, name))
 
+    train = ["lima.train.launch", "--resume", "auto", *place_flags(args), *words]
+    select = ["lima.evaluate.select", "--run", run, *several]
     talk = ["lima.evaluate.dialogue", "--run", run, *length]
     return [
-        prepare(resolved.model_name_or_path, words),
-        stage(
-            "train",
-            ["lima.train.launch", "--resume", "auto", *place_flags(args), *words],
-            lambda: progress.trained(run, last),
-        ),
-        answer("dev", *several),
-        *(
-            ask("select", ["lima.evaluate.select", "--run", run, *several], (run / "selected.json").exists)
-            if several
-            else ()
-        ),
+        prepare(resolved, words),
+        stage("train", train, done=partial(progress.trained, run, last)),
+        answer("dev", epochs),
+        *(ask("select", select, partial(files.selecting, run, "dev", epochs)) if epochs else []),
         answer("test"),
         *(stage for spec in args.against for stage in compare(spec)),
         *rate("level", "test"),
         answer("safety"),
         *rate("safety", "safety"),
         answer("structure"),
-        *(
-            measure(name, prompts)
-            for name, prompts in (("signals", "test"), ("copied", "test"), ("constraints", "structure"))
-        ),
-        stage("dialogue", talk, lambda: answered(run, "dialogue")),
+        measure("signals", "test"),
+        measure("copied", "test"),
+        measure("constraints", "structure"),
+        stage("dialogue", talk, files=partial(files.answering, run, "dialogue")),
         *rate("level", "dialogue"),
     ]
 
@@ -149,9 +145,9 @@ def of_ablations(args, given):
         if not arms.missing(name, args.size, given):
             how = ["--size", args.size, "--seeds", args.seeds, "--samples", args.samples, "--jobs", args.jobs]
             how += ["--max_new_tokens", args.max_new_tokens, *place_flags(args)]
-            how += judge_flags(args) if args.judge else []
+            how += [*judge_flags(args), *["--another_judge"] * args.another_judge] if args.judge else []
             words = ["lima.reproduce.ablation", name, *how, *given]
-            out.append(Stage(name, "ablation", words, None, Path(f"runs/logs/ablation-{name}.log")))
+            out.append(Stage(name, "ablation", words, Path(f"runs/logs/ablation-{name}.log")))
     return out
 
 
@@ -162,51 +158,6 @@ def left_out(args, given):
         for line in arms.missing(name, args.size, given):
             waiting.setdefault(line, []).append(name)
     return [f"{', '.join(names)}: {line}" for line, names in waiting.items()]
-
-
-# ---- what is there -----------------------------------------------------------------------------------------------------
-
-
-def answered(run, prompts, more=()):
-    """Whether the run's answers to a prompt set are there: of all checkpoints that are asked for, or of the one that reports."""
-    try:
-        path = answers.load(run, prompts).path
-    except UserError:
-        return False
-    if not more:
-        return path.is_file()
-    wanted = runs.parse_epochs(more[1])
-    every = [one for one in runs.checkpoints(run) if wanted(round(runs.marker(one)["epoch"]))]
-    return all((run / "generations" / one.name / f"{prompts}.jsonl").is_file() for one in every)
-
-
-def measured(run, name, prompts):
-    """Whether the program `name` has looked at the run's answers to `prompts` since they were made."""
-    path = run / "generations" / f"{name}.json"
-    try:
-        return path.stat().st_mtime >= answers.load(run, prompts).path.stat().st_mtime and prompts in path.read_text()
-    except (OSError, UserError):
-        return False
-
-
-def has_rows(run, kind, prompts, judge):
-    """Whether the judge has rated all answers of the checkpoint that reports."""
-    try:
-        found = answers.load(run, prompts)
-    except UserError:
-        return False
-    rows = judgments.read(judgments.FOLDER / f"{found.name}.{kind}.jsonl")
-    have = {(row["prompt_id"], row["sample"]) for row in rows if (row["judge"], row["prompts"]) == (judge, prompts)}
-    return len(have) >= len(found.rows)
-
-
-def compared(run, spec, judge):
-    try:
-        a, b = answers.load(run, "test"), answers.load(spec, "test")
-    except UserError:
-        return False
-    rows = judgments.read(judgments.FOLDER / f"{a.name}-vs-{b.name}.jsonl")
-    return len({row["prompt_id"] for row in rows if row["judge"] == judge}) >= len({row["prompt_id"] for row in a.rows})
 
 
 # ---- the status page ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """How far the run of an arm has come, from its files alone: what the runner skips and what `make status` shows.
 
-`arm.json` in the run's folder says what it is to become: `{ablation, arm, size, seed, label, epochs, max_steps, prompts, asked,
-samples, kind, judge}`; `asked`: prompts, or replies of a dialogue.
+`arm.json` in the run's folder says what it is to become, by `KEYS`; `asked`: prompts, or replies of a dialogue.
 """
 
 import json
@@ -10,17 +9,53 @@ from pathlib import Path
 
 from lima import UserError, runs
 from lima.evaluate import answers, judgments
-from lima.evaluate.rate import VALUES
+from lima.evaluate.verdicts import HUMAN
 
 ARM = "arm.json"
+KEYS = (
+    "ablation",
+    "arm",
+    "size",
+    "seed",
+    "label",
+    "epochs",
+    "max_steps",
+    "prompts",
+    "asked",
+    "samples",
+    "kind",
+    "judge",
+)
 
 
 def read(run):
-    """What arm.json says."""
+    """What arm.json says. Raises `UserError` for one that lacks something."""
+    path = Path(run) / ARM
     try:
-        return json.loads((Path(run) / ARM).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run}/{ARM}: cannot be read ({error}); remove it, and run the ablation again") from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        lacking = [key for key in KEYS if key not in found]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it, and run the ablation again") from None
+    if lacking:
+        raise UserError(f"{path}: lacks {', '.join(lacking)}; remove it, and run the ablation again")
+    return found
+
+
+def same(run, resolved):
+    """Raises `UserError` if what stands in `run` was trained by another recipe, or on other data or another base."""
+    from lima.train.resuming import differences
+
+    if not (found := runs.checkpoints(run)):
+        return
+    then, now = runs.marker(found[-1])["recipe"], json.loads(json.dumps(resolved.given))
+    changed = differences(then, now)
+    changed += [
+        (key, then.get(key), now.get(key)) for key in ("dataset", "model_name_or_path") if then.get(key) != now.get(key)
+    ]
+    for key, former, other in changed:
+        raise UserError(
+            f"{run}: trained with {key}={former}, and now it is {other}; change it back, or move {run} away"
+        )
 
 
 def trained(run, arm):
@@ -36,12 +71,6 @@ def _share_trained(run, arm):
     return round(at["epoch"], 4) / arm["epochs"]
 
 
-def answered(run, arm):
-    """Whether all answers of its last checkpoint are there. A dialogue that fills the model's context has fewer replies."""
-    path = _answers(run, arm)
-    return path is not None and path.is_file() and (arm["prompts"] == "dialogue" or _lines(path) >= _want(arm))
-
-
 def _want(arm):
     return arm["asked"] * arm["samples"]
 
@@ -51,22 +80,15 @@ def _answers(run, arm):
     return Path(run) / "generations" / found[-1].name / f"{arm['prompts']}.jsonl" if found else None
 
 
-def judged(run, arm):
-    """Whether the judge has said something readable of all of its answers; True where nobody is to judge."""
-    if not (arm["judge"] and arm["kind"]):
-        return True
-    return answered(run, arm) and _judged(run, arm) >= _lines(_answers(run, arm))
-
-
 def _judged(run, arm):
-    key = VALUES[arm["kind"]][0]
-    mine = [row for row in _ratings(run, arm) if row["judge"] == arm["judge"] and row[key] is not None]
+    """How many of its answers the judge has said something of."""
+    mine = [row for row in _ratings(run, arm) if row["judge"] == arm["judge"] and row["raw"] is not None]
     return len({(row["prompt_id"], row["sample"]) for row in mine})
 
 
 def judges(run, arm):
-    """The judges that rated its answers so far."""
-    return {row["judge"] for row in _ratings(run, arm)}
+    """The models that rated its answers so far; people may rate beside them."""
+    return {row["judge"] for row in _ratings(run, arm) if not row["judge"].startswith(HUMAN)}
 
 
 def _ratings(run, arm):
@@ -84,7 +106,8 @@ def cells(run, arm):
     if path:
         part = path.with_name(f".{path.stem}.partial.jsonl")
         have = _lines(path) if path.is_file() else _lines(part) if part.is_file() else 0
-    said = "done" if path and answered(run, arm) else _part(have, _want(arm))
+    whole = path and path.is_file() and arm["prompts"] == "dialogue"  # one that fills the context has fewer replies
+    said = "done" if whole else _part(have, _want(arm))
     rated = _part(_judged(run, arm), have or _want(arm)) if arm["judge"] and arm["kind"] else "–"
     return {"train": train, "answer": said, "judge": rated}
 

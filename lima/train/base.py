@@ -36,18 +36,25 @@ def prepare(source, target, eot_token="<|eot|>", pad_token="<|pad|>", eot_init="
     process is making is waited for.
     """
     target = Path(target)
-    settings = {
-        "source": str(source),
-        "revision": revision,
-        "eot_token": eot_token,
-        "padding_token": pad_token,
-        "eot_init": eot_init,
-    }
+    settings = _settings(source, eot_token, pad_token, eot_init, revision)
     if record := _standing(target, settings):
         return record
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):
         return _standing(target, settings) or _made(target, settings)
+
+
+def stands(recipe):
+    """Whether the base that a recipe trains is prepared. Raises `UserError` for one that was prepared otherwise."""
+    if recipe.base is None:
+        return (Path(recipe.model_name_or_path) / RECORD).exists()
+    asked = (recipe.base, recipe.eot_token, recipe.padding_token, recipe.eot_init, recipe.base_revision)
+    return _standing(Path(recipe.model_name_or_path), _settings(*asked)) is not None
+
+
+def _settings(source, eot_token, pad_token, eot_init, revision):
+    tokens = {"eot_token": eot_token, "padding_token": pad_token}
+    return {"source": str(source), "revision": revision, **tokens, "eot_init": eot_init}
 
 
 def _standing(target, settings):
