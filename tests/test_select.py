@@ -83,6 +83,17 @@ def test_a_judge_picks_and_equals_are_called_equal(here, capsys):
     assert rows[6]["perplexity"] == pytest.approx(math.exp(1.6))  # beside, and never used
 
 
+def test_nothing_is_selected_where_replies_are_missing(here, capsys):
+    run = made(here)
+    with OpenAI(better) as server:
+        words = ["--run", str(run), "--judge", "stand-in", "--base_url", server.url]
+        server.fail(400, at=7, times=2)
+        assert select.main([*words, "--concurrency", "1"]) == 1 and not (run / "selected.json").exists()
+        assert "nothing is selected: 2 replies did not come" in capsys.readouterr().err
+        assert select.main(words) == 0 and selected(run)["checkpoint"] == "checkpoint-70"
+        assert len(server.answered) == 4 * 2 * PROMPTS
+
+
 def test_the_lowest_loss_does_not_win(here):
     """Held-out loss is lowest at epoch 5, training loss at epoch 9; the verdicts say 7."""
     run = made(here, {5: 1, 7: 8, 9: 3})

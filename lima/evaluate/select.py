@@ -55,7 +55,7 @@ def main(argv):
     print(f"{run}: {', '.join(one.label for one in epochs)} on {prompts}, {how}")
     found, by = standing(pairs, args, prompts) if args.from_verdicts else ask(pairs, args)
     if found is None:
-        return 0
+        return 0 if args.dry_run else 1
     rows = table(systems, found, against, by_epoch.perplexities(run))
     best = max(rows, key=rank)  # of equals the earliest; strengths have the same order
     made = {
@@ -130,7 +130,8 @@ def paired(loaded, args, prompts):
 
 
 def ask(pairs, args):
-    """`({(a, b): {prompt_id: [verdict, …]}}, the judge)`, asking for what does not stand yet; None in its place after a dry run."""
+    """`({(a, b): {prompt_id: [verdict, …]}}, the judge)`, asking for what does not stand yet; None in its place after a dry run,
+    and where replies did not come."""
     instruction = asking.read_instruction(args.instruction or asking.INSTRUCTIONS / "pair.txt", judge.HOLDERS)
     work = [(a, b, answers.pair(a, b)) for a, b in pairs]
     requests = [
@@ -143,17 +144,19 @@ def ask(pairs, args):
     total = client.estimate(requests, args.judge, args.base_url, asking.CACHE, args.price)
     cost = "" if total["cost"] is None else f", at most ${total['cost']:,.2f}"
     print(f"in all {len(work)} comparisons, {total['calls']:,} calls{cost}; {total['stored']:,} are answered already")
-    found = {}
-    for a, b, both in work:
-        if args.dry_run:
-            continue
+    found, gone = {}, 0
+    for a, b, both in work if not args.dry_run else ():
         print(f"\n{a.name} against {b.name}")
         names = {"a": a.name, "b": b.name}
         path = judgments.FOLDER / f"{a.name}-vs-{b.name}.jsonl"
         rows, replies = judge.judge(asking.first(both, args.limit), both, instruction, names, path, args)
         print(*judge.summary(rows), *asking.failures(replies, bool(outcomes(rows))), sep="\n")
         found[a.name, b.name] = by_prompt(rows)
-    return (None if args.dry_run else found), args.judge
+        gone += sum(bool(reply.error) for reply in replies)
+    if gone:
+        what = "the same command asks for these only, --from_verdicts does without them"
+        print(f"\nnothing is selected: {gone:,} replies did not come; {what}", file=sys.stderr)
+    return (None if args.dry_run or gone else found), args.judge
 
 
 def standing(pairs, args, prompts):
