@@ -51,7 +51,7 @@ def pairs(tmp_path, monkeypatch):
 def judge_all(room, who, wanted=lambda item: "a"):
     """Puts `who`'s verdict on every item, by system."""
     for key, item in room.share(who).items():
-        slot = {"tie": 3, **{side: 1 + place for place, side in enumerate(room._orders[key])}}
+        slot = {"tie": 3, **{side: 1 + place for place, side in enumerate(room._share(who)[key][1])}}
         room.put(who, key, slot[wanted(item)], 2.0)
 
 
@@ -101,6 +101,12 @@ def test_a_journal_sees_what_others_do_to_its_file(tmp_path):
     assert [row["n"] for row in runs.read_jsonl(path)] == [6, 7, 9] == [row["n"] for row in journal.look()]
     path.unlink()
     assert journal.look() == []
+    path.write_text('{"n": 1}\n{"n": oops}\n')
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            journal.look()
+    path.write_text('{"n": 1}\n{"n": 2222}\n')  # mended in place
+    assert [row["n"] for row in journal.look()] == [1, 2222]
 
 
 def test_a_full_disk_leaves_the_rows_that_stood(tmp_path):
@@ -192,10 +198,10 @@ def test_neither_system_has_a_side(pairs):
     room = annotate.Room(pairs(400))
     first = [Counter("good" in room.view(who, key)["answers"][0] for key in room.share(who)) for who in ("anna", "ben")]
     assert first == [Counter({True: 200, False: 200})] * 2
-    sides = [{item.place: room._orders[key] for key, item in room.share(who).items()} for who in ("anna", "ben")]
+    sides = [{item.place: order for item, order in room._share(who).values()} for who in ("anna", "ben")]
     keys = list(room.share("anna"))
     for digit in "0123456789abcdef":  # nothing of the id that the page shows tells the side
-        ending = [room._orders[key] for key in keys if key[-1] == digit]
+        ending = [room._share("anna")[key][1] for key in keys if key[-1] == digit]
         assert {"ab", "ba"} == set(ending)
     assert 150 < sum(sides[0][place] == sides[1][place] for place in sides[0]) < 250
 
@@ -226,7 +232,7 @@ def test_a_second_verdict_takes_the_place_of_the_first(pairs, tmp_path):
     room.put("ben", next(iter(room.share("ben"))), 3, 1)
     rows = runs.read_jsonl(tmp_path / "judgments/zebra-vs-quokka.jsonl")
     assert [(row["judge"], row["verdict"]) for row in rows] == [
-        ("human:anna", room._orders[keys[0]][1]),
+        ("human:anna", room._share("anna")[keys[0]][1][1]),
         ("human:ben", "tie"),
     ]
     assert room.session("anna")[0] == (keys[0], 2) and room.session("anna")[1][1] is None
@@ -244,11 +250,41 @@ def test_answers_that_changed_are_judged_anew_and_nothing_is_lost(pairs, tmp_pat
     assert [(row["prompt_id"], row["verdict"]) for row in former] == [("p1", "a")]
 
 
+def test_a_choice_on_a_text_that_has_changed_since_is_refused(pairs):
+    before = annotate.Room(pairs(2)).share("anna")
+    items = annotate.pairs("answers/zebra", [answers("quokka", ["changed", "bad 1"])], "test")
+    room = annotate.Room(items)
+    (gone,) = [key for key, item in before.items() if item.prompt_id == "p0"]
+    with pytest.raises(annotate.Refused, match="load the page again"):
+        room.put("anna", gone, 1, 1)
+    (same,) = set(before) & set(room.share("anna"))
+    room.put("anna", same, 1, 1)
+
+
+def test_a_row_that_says_not_on_which_texts_is_none_of_ours(pairs, tmp_path):
+    room = annotate.Room(pairs(2))
+    judge_all(room, "anna")
+    path = tmp_path / "judgments/zebra-vs-quokka.jsonl"
+    rows = runs.read_jsonl(path)
+    rows[0].pop("digest"), rows[1].pop("date")
+    runs.write_jsonl(path, rows)
+    assert not room.done("anna")
+    judge_all(room, "anna")
+    assert room.done("anna") and len(runs.read_jsonl(path)) == 2
+
+
+def test_who_has_nothing_to_do_sees_no_results(pairs):
+    room = annotate.Room(pairs(2), ["anna", "ben", "cleo"], shared=0)
+    assert room.session("cleo") == []
+    with pytest.raises(annotate.Refused, match="once your share is done"):
+        room.see_results("cleo")
+
+
 def test_a_judge_and_people_write_the_same_file(pairs, tmp_path):
     room = annotate.Room(pairs(6))
     judge_all(room, "anna")
     key, item = next(iter(room.share("anna").items()))
-    row = room._row("x", item, key, "A", 1) | {"judge": "gpt", "order": "ab", "raw": "Verdict: A"}
+    row = room._row("anna", item, key, "A", 1) | {"judge": "gpt", "order": "ab", "raw": "Verdict: A"}
     digests = {(one.prompt_id, one.sample): one.digest for one in room.items}
     judgments.write(item.journal.path, [row], digests, Namespace(judge="gpt", prompts="test"), **item.owner)
     judge_all(room, "ben")
@@ -479,16 +515,38 @@ def test_an_address_is_a_link_only_if_it_is_one():
 
 def test_an_edit_that_no_file_can_hold_is_refused(mix, tmp_path):
     room = review.Review(tmp_path / "out", count)
+    good = {"id": room.rows[0]["id"], "decision": "accept", "who": "ada"}
     with TestClient(app.make(review=room), base_url=HERE) as client:
         for messages in (None, [], [{"role": "assistant", "content": "x"}], [{"role": "user", "content": " "}]):
-            reply = client.post("/api/review/0", json={"decision": "edit", "who": "ada", "messages": messages})
+            reply = client.post("/api/review/0", json={**good, "decision": "edit", "messages": messages})
             assert reply.status_code == 422 and "edit" in reply.json()["error"]
-        assert client.post("/api/review/99", json={"decision": "accept", "who": "ada"}).status_code == 422
+        assert client.post("/api/review/99", json=good).status_code == 422
         assert client.get("/api/review/-1").status_code == 422
-        assert (
-            client.post("/api/review/0", json={"decision": "accept", "who": "ada"}).json()["quotas"][0]["accepted"] == 1
-        )
+        assert client.post("/api/review/0", json=good).json()["quotas"][0]["accepted"] == 1
     assert len(runs.read_jsonl(tmp_path / "out/decisions.jsonl")) == 1
+
+
+def test_a_decision_is_on_what_the_page_shows(mix, tmp_path):
+    room = review.Review(tmp_path / "out", count)
+    good = {"id": room.rows[0]["id"], "decision": "accept", "who": "ada"}
+    file = tmp_path / "out/decisions.jsonl"
+    with TestClient(app.make(review=room), base_url=HERE) as client:
+
+        def refused(**change):
+            reply = client.post("/api/review/0", json={**good, **change})
+            assert reply.status_code == 422
+            return reply.json()["error"]
+
+        assert "other candidates than when the page was loaded" in refused(id=room.rows[1]["id"])
+        assert not file.exists() and client.post("/api/review/0", json=good).status_code == 200
+        assert refused(who="bob", decision="reject").startswith("ada has decided on it: accept")
+        assert "ada decided on it" in refused(who="bob", decision="undo", seen="accept")
+        ben = {**good, "who": "bob", "decision": "reject", "seen": "accept"}
+        assert client.post("/api/review/0", json=ben).json()["decisions"][0] == "reject"
+        undone = {**ben, "decision": "undo", "seen": "reject"}
+        assert client.post("/api/review/0", json=undone).json()["decisions"][0] is None
+        assert refused(seen="reject").startswith("its decision was taken back")
+    assert [row["decision"] for row in runs.read_jsonl(file)] == ["accept", "reject", "undo"]
 
 
 # ---- the command line --------------------------------------------------------------------------------------------------

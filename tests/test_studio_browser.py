@@ -87,12 +87,24 @@ def test_two_reviewers_do_not_get_the_same_candidates(browser, tmp_path):
         choose(pages[0], "r")  # ada has decided on c0 and c1, bob still looks at c0
         choose(pages[1], "ArrowRight")
         assert pages[1].inner_text("p.id").strip() == "c1"
-        choose(pages[1], "a")  # the last word on c1, and what ada has done is known now
-        assert pages[1].inner_text("p.id").strip() == "c2" and "2 of 6 decided" in pages[1].inner_text("#progress")
+        pages[1].wait_for_timeout(SOON)
+        pages[1].keyboard.press("a")
+        pages[1].wait_for_selector("#error:visible")  # bob does not overrule ada unseen
+        assert "ada has decided on it: reject" in pages[1].inner_text("#error")
+        pages[1].wait_for_selector(".decided.reject")
+        assert "2 of 6 decided" in pages[1].inner_text("#progress")
+        choose(pages[1], "a")  # but he may
+        assert pages[1].inner_text("p.id").strip() == "c2" and pages[1].locator("#error").is_hidden()
         choose(pages[1], "r")
         choose(pages[1], "r")
-        choose(pages[0], "a")  # ada is on c2, which bob has decided meanwhile
-        assert pages[0].inner_text("p.id").strip() == "c4" and "4 of 6 decided" in pages[0].inner_text("#progress")
+        pages[0].keyboard.press("u")  # what ada decided last is c1, which is bob's now
+        pages[0].wait_for_selector("#error:visible")
+        assert "bob has decided on it: accept" in pages[0].inner_text("#error")
+        pages[0].wait_for_selector("#progress:has-text('4 of 6 decided')")
+        choose(pages[0], "ArrowRight")
+        choose(pages[0], "ArrowRight")
+        choose(pages[0], "a")
+        assert pages[0].inner_text("p.id").strip() == "c5" and "5 of 6 decided" in pages[0].inner_text("#progress")
         for page in pages:
             page.context.close()
 

@@ -211,7 +211,7 @@ def test_half_surrogates(browser, tmp_path):
 def test_half_surrogates_in_a_decision(tmp_path):
     candidates(tmp_path / "c.jsonl", 1)
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-    good = {"decision": "edit", "who": "ada", "why": "", "messages": turns}
+    good = {"id": "c0", "decision": "edit", "who": "ada", "why": "", "messages": turns}
     with Studio(tmp_path, "--data", "c.jsonl") as studio:
         for key, value in (("who", HALF), ("why", HALF), ("messages", [turns[0], {**turns[1], "content": HALF}])):
             with pytest.raises(HTTPError) as error:

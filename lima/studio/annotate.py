@@ -98,23 +98,24 @@ class Room:
         self._seen = Journal(judgments.FOLDER / SEEN, _seen_row)
         for journal in self.journals:
             journal.look()  # a file that cannot be read is said at the start
-        self._shares, self._orders = {}, {}
+        self._shares = {}  # who → {key: (item, order)}
 
     def share(self, who):
-        """`{opaque id: item}` of an annotator, in the order in which they come. Raises `Refused` for a name that is not
-        among them."""
+        """`{opaque id: item}` of an annotator, in the order in which they come. An id is of the texts too: one that the page got
+        before they changed is none any more. Raises `Refused` for a name that is not among them."""
+        return {key: item for key, (item, _) in self._share(who).items()}
+
+    def _share(self, who):
         if not NAME.fullmatch(who):
             raise Refused("a name is 1 to 40 letters, digits, dots, dashes or underscores")
         if self.annotators and who not in self.annotators:
             raise Refused("that name or code is not on the list; ask whoever started the studio")
         if who not in self._shares:
             own = self.divided[self.annotators.index(who) :: len(self.annotators)] if self.annotators else []
-            keyed = {_hash(self.seed, who, item.place): item for item in [*self.shared, *own]}
-            self._shares[who] = dict(sorted(keyed.items()))
+            keyed = {_hash(self.seed, who, item.place, item.digest): item for item in [*self.shared, *own]}
             drawn = sorted(keyed, key=lambda key: _hash(self.seed, "side", key))
-            self._orders |= {
-                key: judge.ORDERS[place % 2] for place, key in enumerate(drawn)
-            }  # each side half of the time
+            orders = {key: judge.ORDERS[place % 2] for place, key in enumerate(drawn)}  # each side half of the time
+            self._shares[who] = {key: (keyed[key], orders[key]) for key in sorted(keyed)}
         return self._shares[who]
 
     def session(self, who):
@@ -124,23 +125,23 @@ class Room:
 
     def view(self, who, key):
         """An item as it is shown: HTML of the prompt and of the answers, in this annotator's order."""
-        item = self._item(who, key)
-        texts = item.answers if self._orders[key] == "ab" else item.answers[::-1]
+        item, order = self._item(who, key)
+        texts = item.answers if order == "ab" else item.answers[::-1]
         said = [shown.as_html(text if text.strip() else asking.NO_ANSWER) for text in texts]
         return {"id": key, "prompt": shown.as_html(item.prompt), "answers": said}
 
     def put(self, who, key, choice, seconds):
         """Notes choice 1, 2 or 3; the same again changes nothing, another takes the place of the first, unless its annotator
         has seen results since (`Refused`)."""
-        item = self._item(who, key)
+        item, _ = self._item(who, key)
         if seen := self._seen_at(who, item.journal):
             old = self._standing(who).get(item.place)
-            if old and self._choice(who, key, old) != choice and old["date"] <= seen:
+            if old and self._choice(who, key, old) != choice and old.get("date", "") <= seen:
                 raise Refused("you have seen the results since: what you chose before stands")
         row = self._row(who, item, key, CHOICES[item.kind][choice - 1], seconds)
 
         def aside(old):
-            if gone := [one for one in old if one["digest"] != row["digest"]]:
+            if gone := [one for one in old if one.get("digest") != row["digest"]]:
                 path = judgments.former(item.journal.path)
                 runs.write_jsonl(path, [*judgments.read(path, **item.owner), *gone])
 
@@ -152,7 +153,7 @@ class Room:
 
     def see_results(self, who):
         """Notes that an annotator sees results now. Raises `Refused` before their share is done."""
-        if not self.done(who):
+        if not (self.share(who) and self.done(who)):
             raise Refused("results are shown once your share is done, so that they cannot sway you")
         if not self.has_seen(who):
             files = sorted(journal.path.name for journal in self.journals)
@@ -162,7 +163,7 @@ class Room:
         """Whether an annotator has seen results since their last choice, so that all of them stand."""
         standing = self._standing(who)
         items = [item for item in self.share(who).values() if item.place in standing]
-        return bool(items) and all(standing[item.place]["date"] <= self._seen_at(who, item.journal) for item in items)
+        return all(standing[item.place].get("date", "") <= self._seen_at(who, item.journal) for item in items)
 
     def _seen_at(self, who, journal):
         rows = [row for row in self._seen.look() if row["who"] == who and journal.path.name in row["files"]]
@@ -175,7 +176,7 @@ class Room:
 
     def _item(self, who, key):
         try:
-            return self.share(who)[key]
+            return self._share(who)[key]
         except KeyError:
             raise Refused("this item is not in your share (any more); load the page again") from None
 
@@ -187,7 +188,7 @@ class Room:
             for row in journal.look():
                 owner = (row["a"], row["b"]) if self.kind == "pair" else (row["system"],)
                 place = (*owner, row["prompts"], row["prompt_id"], row["sample"])
-                if row["judge"] == verdicts.HUMAN + who and digests.get(place) == row["digest"]:
+                if row["judge"] == verdicts.HUMAN + who and digests.get(place) == row.get("digest"):
                     found[place] = row
         return found
 
@@ -196,11 +197,11 @@ class Room:
             return None
         value = row["level"] if self.kind == "level" else row["verdict"]
         if self.kind == "pair" and value != "tie":  # by system → by slot
-            value = "A" if value == self._orders[key][0] else "B"
+            value = "A" if value == self._item(who, key)[1][0] else "B"
         return CHOICES[self.kind].index(value) + 1
 
     def _row(self, who, item, key, value, seconds):
-        order = self._orders[key]
+        order = self._item(who, key)[1]
         found = (
             {"order": order, "verdict": verdicts.by_system(value, order)}
             if item.kind == "pair"
@@ -240,7 +241,7 @@ def _seen_row(line, where):
 
 
 def _said(row):
-    return row.get("verdict"), row.get("level"), row["digest"]
+    return row.get("verdict"), row.get("level"), row.get("digest")
 
 
 def _hash(seed, *parts):

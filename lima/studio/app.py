@@ -30,7 +30,9 @@ Name = Annotated[str, Query(max_length=40)]
 
 
 class Decision(BaseModel):
+    id: str = Field(max_length=2000)
     decision: Literal["accept", "reject", "edit", "undo"]
+    seen: str | None = None  # what the page knows to be decided
     who: str = Field(min_length=1, max_length=40)
     why: str = Field("", max_length=2000)
     messages: list[dict] | None = None
@@ -73,6 +75,7 @@ def make(review=None, compare=None, rate=None, instructions=None, hints=None, pa
 
         @app.post("/api/review/{n}")
         def decide(n: int, body: Decision):
+            review.check(n, body.id, body.decision, body.who, body.seen)
             review.decide(n, body.decision, body.who, body.why, body.messages)
             return review.standing()
 
@@ -149,6 +152,10 @@ def _errors(app):
         if request.url.path.startswith("/api/review"):
             return said(422, str(error))
         print(f"error: {error}", file=sys.stderr, flush=True)
+        return said(500, "not saved: the studio's terminal says why")
+
+    @app.exception_handler(Exception)
+    def fault(request, error):  # the terminal gets its traceback
         return said(500, "not saved: the studio's terminal says why")
 
     @app.exception_handler(OSError)

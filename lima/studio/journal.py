@@ -64,8 +64,8 @@ class Journal:
             lines = whole.decode("utf-8").split("\n")
         except UnicodeDecodeError as error:
             raise UserError(f"{self.path}: not UTF-8 text (byte {self._read + error.start})") from None
-        for line in filter(str.strip, lines):
-            self.rows.append(self.parse(line, f"{self.path}: row {len(self.rows) + 1}"))
+        numbered = enumerate(filter(str.strip, lines), len(self.rows) + 1)
+        self.rows += [self.parse(line, f"{self.path}: row {number}") for number, line in numbered]  # all, or none
         self._read += len(whole)
         self._ended = whole.endswith(b"\n") if whole else self._ended
 

@@ -65,6 +65,7 @@ class Review:
             "name": self.name,
             "items": [
                 {
+                    "id": row["id"],
                     "source": row.get("source") or "unknown",
                     "split": row.get("split") or "",
                     "tokens": round(sum(self.tokens[n])),
@@ -129,6 +130,18 @@ class Review:
             (what, round(tokens), round(statistics.mean(self.of_kind[kind, what])), stated)
             for what, tokens, stated in zip(("prompt", "response"), self.tokens[n], paper, strict=False)
         ]
+
+    def check(self, n, identity, kind, who, seen):
+        """Raises `UserError` where a page that was loaded before is about to decide on what it does not show: on another candidate
+        than `identity`, or one whose decision is no longer `seen`; or to take back somebody else's."""
+        if self._row(n)["id"] != identity:
+            raise UserError("these are other candidates than when the page was loaded; load it again")
+        there = self.decided().get(identity)
+        if (there and there["decision"]) != seen:
+            said = f"{there['who']} has decided on it: {there['decision']}" if there else "its decision was taken back"
+            raise UserError(f"{said}, since you got this page; look again")
+        if kind == "undo" and there and there["who"] != who:
+            raise UserError(f"{there['who']} decided on it; decide otherwise instead of undoing")
 
     def decide(self, n, kind, who, why="", messages=None):
         """Appends a decision about candidate n. Raises `UserError` for one that decisions.jsonl cannot hold."""

@@ -91,9 +91,9 @@ async function decide(kind, messages = null) {
   busy = true;
   const n = list[place];
   const why = byId("why")?.value.trim() || "";
-  const saved = await ask(`/api/review/${n}`, { decision: kind, who, why, messages });
+  const saved = await ask(`/api/review/${n}`, { id: items[n].id, decision: kind, seen: items[n].decision, who, why, messages });
   busy = false;
-  if (!saved) return;
+  if (!saved) return again();
   forget(`/api/review/${n}`);
   note(saved);
   history.push(n);
@@ -110,14 +110,22 @@ async function undo() {
   const n = history.length ? history.at(-1) : list[place];
   if (n === undefined || !items[n].decision) return;
   busy = true;
-  const saved = await ask(`/api/review/${n}`, { decision: "undo", who });
+  const saved = await ask(`/api/review/${n}`, { id: items[n].id, decision: "undo", seen: items[n].decision, who });
   busy = false;
-  if (!saved) return;
+  if (!saved) return again();
   history.pop();
   note(saved);
   const there = list.indexOf(n);
   if (there < 0) list.splice(place, 0, n);
   else place = there;
+  show();
+}
+
+/** Shows what others have decided meanwhile, where that is why something was refused. */
+async function again() {
+  const found = await ask("/api/review");
+  if (!found || found.items.some((one, n) => one.id !== items[n]?.id)) return;
+  note(found);
   show();
 }
 
