@@ -68,8 +68,11 @@ def main(argv):
     seconds, chance = time.monotonic() - began, random.Random(args.seed)
     for number in range(args.kills):
         after = chance.uniform(5, seconds / max(2, args.kills / 2))
-        reproduce(killed, args.jobs, after)
-        print(f"\nkill {number + 1} of {args.kills}: after {after:.0f} s")
+        code = reproduce(killed, args.jobs, after)
+        if code not in (0, -signal.SIGKILL):
+            print(f"\nit did not go on after kill {number}: exit code {code}")
+            return 1
+        print(f"\nkill {number + 1} of {args.kills}: " + (f"after {after:.0f} s" if code else "too late, it was done"))
     if code := reproduce(killed, args.jobs):
         return code
     once, often = results(whole), results(killed)

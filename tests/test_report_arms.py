@@ -315,6 +315,23 @@ def test_open_questions_show_what_the_files_say(made, page):
     assert stems == {"open-eot", "open-tokens", "open-repeated", "open-loss", "open-grade"}
 
 
+def test_a_run_that_diverged_is_said_and_left_out_of_the_mean(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs.write_jsonl(
+        "data/prompts/test.jsonl", [{"id": "test-0", "messages": [{"role": "user", "content": "Question 0?"}]}]
+    )
+    for seed in (1, 2):
+        add_run(tmp_path, "open-questions", "baseline", seed)
+    metrics = tmp_path / "runs/135m-baseline-s2/metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"step": 96, "epoch": 3, "eval_loss": NaN}\n')
+    report.main([])
+    page = reader.fromstring((tmp_path / "report/index.html").read_text(encoding="utf-8"))
+    (row,) = rows_of(page, "open-questions")
+    loss = runs.read_jsonl(tmp_path / "runs/135m-baseline-s1/metrics.jsonl")[-1]["eval_loss"]
+    assert numbers(row["loss"])[0] == pytest.approx(loss, abs=0.006)
+    assert "135m-baseline-s2: its held-out loss is nan" in words(page.xpath("//section[@id='open-questions']//ul")[0])
+
+
 def test_repeating_is_what_the_longest_repeat_says():
     r = random.Random(4)
     texts = [text_of(r, loop) for loop in (True, False) * 20] + ["yes " * n for n in (20, 39, 40, 41)] + [""]

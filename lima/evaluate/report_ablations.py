@@ -153,7 +153,8 @@ def dialogue(judged, found, arms):
         cells.append([line.first.name, *(asking.percent(share[key]) for key in LEVELS), said, *report_arms.about(line)])
         reach = {0: share[LEVELS[0]][1:], 2: share[LEVELS[2]][1:]}
         note = f"n {sum(map(len, clusters))}, {seeds(line.arms)}"
-        bar = (f"{line.first.size}, by {line.judge}", note, [share[key][0] for key in LEVELS], reach, *apart)
+        which = f" on {line.prompts}" * (line.prompts != "dialogue")
+        bar = (f"{line.first.size}, by {line.judge}{which}", note, [share[key][0] for key in LEVELS], reach, *apart)
         bars.setdefault(line.judge, {}).setdefault(line.first.arm, []).append(bar)
     rows = [(kind, [*row[:4], NONE, *report_arms.undated(row[4:])]) for kind, row in alone.rows]
     start = sum(kind == "paper" for kind, _ in rows)

@@ -2,6 +2,7 @@
 one thing changed from the baseline. Ours alone: the paper has no numbers of them."""
 
 import itertools
+import math
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -53,6 +54,7 @@ def section(judged, arms):
     rows = [("ours", cells) for cells in table(by_arm, those, means)]
     lost = missing(mine, [NAME])
     lost += [f"{one.arm.run.resolve().name}: no answers to {SET} yet" for one in found if not one.count]
+    lost += [f"{one.arm.run.resolve().name}: its held-out loss is {one.loss}" for one in found if not finite(one.loss)]
     state = ("partial" if lost else report_data.state([cells for _, cells in rows])) if rows else "not run here"
     head = ["", *(name for name, _ in MEASURES.values()), "mean grade", "difference", "p (Holm)", *ABOUT]
     figures = panels(by_arm) + graded(those, means)
@@ -75,7 +77,7 @@ def measure(arm):
         None if eot is None else 100 * eot,
         (signals.spread(signals.token_counts(rows)) or {}).get("median"),
         None if repeated is None else 100 * repeated,
-        last_loss(arm.run),
+        last_loss(arm.run) if rows else None,  # an arm answers once it is trained
         frozenset(row["prompt_id"] for row in rows),
         len(rows),
         path,
@@ -101,7 +103,11 @@ def last_loss(run):
 
 def values(line, key):
     """Of the seeds that have one."""
-    return [value for one in line if (value := getattr(one, key)) is not None]
+    return [value for one in line if (value := getattr(one, key)) is not None and finite(value)]
+
+
+def finite(value):
+    return value is None or math.isfinite(value)
 
 
 # ---- shown -------------------------------------------------------------------------------------------------------------
