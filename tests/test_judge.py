@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lima import exit_codes, runs
-from lima.evaluate import asking, judge, rate, verdicts
+from lima.evaluate import asking, client, judge, rate, verdicts
 from tests.servers.openai import OpenAI
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -528,13 +528,29 @@ def test_replies_that_never_come_are_asked_for_again(server, capsys):
     write("one", ["x"] * 4)
     write("two", ["y"] * 4)
     server.answer = longer
-    server.fail(400, at=3, times=2)
+    server.fail(503, at=3, times=2 * client.TRIES)
     assert program(server, "--concurrency", 1) == 1
     out = capsys.readouterr().out
-    assert "no reply to 2 of 8 (400 the request is wrong); the same command asks for these only" in out
+    assert "no reply to 2 of 8 (503 the engine is overloaded); the same command asks for these only" in out
     assert "asked 8, answered 6, parsed 6" in out and "partial: 3 of 4 prompts" in out.split("\n\n")[1]
-    assert program(server) == 0 and len(server.calls) == 10
+    assert program(server) == 0 and len(server.answered) == 8
     assert "all 4 prompts" in capsys.readouterr().out and all(row["verdict"] for row in runs.read_jsonl(FILE))
+
+
+def test_what_the_server_will_never_take_is_said_and_no_failure(server, capsys):
+    write("one", ["x"] * 4)
+    write("two", ["y"] * 4)
+    server.answer = longer
+    server.fail(400, at=3, times=2)
+    for _ in range(2):
+        assert program(server, "--concurrency", 1) == 0
+        out = capsys.readouterr().out
+        assert re.search(r"2 of [82] are refused by the server \(400 the request is wrong\)", out)
+        assert "asked 8, answered 6, parsed 6" in out and "partial: 3 of 4 prompts" in out.split("\n\n")[1]
+        server.fail(400, times=2)
+    assert len(server.calls) == 10
+    server.fail(400, times=100)
+    assert program(server, "--judge", "other") == 2 and "no reply came" in capsys.readouterr().err
 
 
 def test_cut_and_refused_calls_are_tried_again(server):

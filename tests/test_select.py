@@ -10,7 +10,7 @@ from scipy import stats
 from servers.openai import OpenAI
 
 from lima import UserError, runs
-from lima.evaluate import select
+from lima.evaluate import client, select
 
 PROMPTS = 24
 QUALITY = {5: 1, 6: 2, 7: 8, 8: 8, 9: 2}  # epoch → how good its answers are, as the stand-in judge below sees them
@@ -83,11 +83,12 @@ def test_a_judge_picks_and_equals_are_called_equal(here, capsys):
     assert rows[6]["perplexity"] == pytest.approx(math.exp(1.6))  # beside, and never used
 
 
-def test_nothing_is_selected_where_replies_are_missing(here, capsys):
+def test_nothing_is_selected_where_replies_are_missing(here, capsys, monkeypatch):
+    monkeypatch.setattr(client, "BACKOFF", 0.001)
     run = made(here)
     with OpenAI(better) as server:
         words = ["--run", str(run), "--judge", "stand-in", "--base_url", server.url]
-        server.fail(400, at=7, times=2)
+        server.fail(503, at=7, times=2 * client.TRIES)
         assert select.main([*words, "--concurrency", "1"]) == 1 and not (run / "selected.json").exists()
         assert "nothing is selected: 2 replies did not come" in capsys.readouterr().err
         assert select.main(words) == 0 and selected(run)["checkpoint"] == "checkpoint-70"

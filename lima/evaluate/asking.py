@@ -196,7 +196,7 @@ def settle(requests, row, done, digests, path, args, **owner):
     print("\n".join(plan([requests[key] for key in asked], len(ready), args, path)), flush=True)
     if args.dry_run:
         return None, []
-    replies = dict(zip(asked, ask([requests[key] for key in asked], args), strict=True))
+    replies = dict(zip(asked, ask([requests[key] for key in asked], args, bool(ready)), strict=True))
     for line in client.used(replies.values(), args.price):
         print(line)
     rows = {key: ready.get(key) or row(key, replies.get(key)) for key in requests}
@@ -236,15 +236,16 @@ def plan(requests, ready, args, path):
     ]
 
 
-def ask(requests, args):
-    """The replies to `requests`, in order, behind a progress bar. Raises `UserError` where not one of them came."""
+def ask(requests, args, ready=False):
+    """The replies to `requests`, in order, behind a progress bar. Raises `UserError` where not one of them came; where others are
+    `ready`, some may be left that the server refuses."""
     from tqdm import tqdm
 
     with tqdm(total=len(requests), desc=args.judge, unit="reply", disable=None, leave=False) as bar:
         replies = client.ask(
             requests, args.judge, args.base_url, CACHE, args.concurrency, args.rate, lambda reply: bar.update()
         )
-    if replies and all(reply.error for reply in replies):
+    if replies and all(reply.error for reply in replies) and not (ready and all(reply.refused for reply in replies)):
         raise UserError(f"{args.judge}: no reply came: {replies[0].error}")
     return replies
 
@@ -264,11 +265,12 @@ def now():
 
 def failures(replies, read=True):
     """Lines on replies that never came or were cut off, and on what to do where none was `read`: the cache holds them."""
-    gone = [reply.error for reply in replies if reply.error]
+    gone, refused = [one.error for one in replies if one.lost], [one.error for one in replies if one.refused]
     cut = sum(reply.finish_reason == "length" and not reply.error for reply in replies)
     lines = (
         [f"no reply to {len(gone)} of {len(replies)} ({gone[0]}); the same command asks for these only"] if gone else []
     )
+    lines += [f"{len(refused)} of {len(replies)} are refused by the server ({refused[0]})"] if refused else []
     lines += [f"cut off by --max_tokens, so not read: {cut}"] if cut else []
     again = "these replies stay; another --temperature, --instruction or --max_tokens asks anew"
     return lines + ([] if read or gone else [again])

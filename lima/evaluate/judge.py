@@ -46,7 +46,7 @@ def main(argv):
     read = bool(verdicts.outcomes(rows))
     notes = [*asking.failures(replies, read), *asking.addressed(a, pairs), *asking.addressed(b, pairs)]
     print(*summary(rows), *notes, f"→ {path}", sep="\n")
-    return 0 if read and not any(reply.error for reply in replies) else 1
+    return 0 if read and not any(reply.lost for reply in replies) else 1
 
 
 def parser():

@@ -60,7 +60,7 @@ def main(argv):
     read = any(row[VALUES[args.kind][0]] is not None for row in rows)
     notes = [*asking.failures(replies, read), *asking.addressed(system, asked)]
     print(*summary(args.kind, rows), *notes, f"→ {path}", sep="\n")
-    return 0 if read and not any(reply.error for reply in replies) else 1
+    return 0 if read and not any(reply.lost for reply in replies) else 1
 
 
 def sensitive(args):

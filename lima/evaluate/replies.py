@@ -26,6 +26,16 @@ class Reply(NamedTuple):
     cached: bool
     error: str | None
 
+    @property
+    def refused(self):
+        """Whether the server takes no such request, however often: one that is too long, for example."""
+        return bool(re.match(r"4(?!08|09|29)\d\d ", self.error or ""))
+
+    @property
+    def lost(self):
+        """Whether it did not come, but may another time."""
+        return bool(self.error) and not self.refused
+
 
 class NotAReply(ValueError):
     """The body of an answer that is no chat completion."""

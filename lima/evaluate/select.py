@@ -152,7 +152,7 @@ def ask(pairs, args):
         rows, replies = judge.judge(asking.first(both, args.limit), both, instruction, names, path, args)
         print(*judge.summary(rows), *asking.failures(replies, bool(outcomes(rows))), sep="\n")
         found[a.name, b.name] = by_prompt(rows)
-        gone += sum(bool(reply.error) for reply in replies)
+        gone += sum(reply.lost for reply in replies)
     if gone:
         what = "the same command asks for these only, --from_verdicts does without them"
         print(f"\nnothing is selected: {gone:,} replies did not come; {what}", file=sys.stderr)
