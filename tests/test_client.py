@@ -203,6 +203,7 @@ def test_a_request_that_the_server_refuses_is_not_tried_again(server, tmp_path):
 
 
 def test_retry_after_holds_for_all_calls(server, tmp_path):
+    server.latency = 0.1  # of answers; a fault comes at once, while other calls are out
     server.fail(429, at=3, retry_after=0.7)
     client.ask(questions(12), "judge", server.url, tmp_path, concurrency=3)
     at = [call["at"] for call in server.calls]

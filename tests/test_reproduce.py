@@ -124,7 +124,7 @@ def test_runs_share_the_gpus_that_are_theirs(monkeypatch):
 def test_several_at_a_time(work):
     began = time.monotonic()
     stages.Runner(jobs=4).all([[work(1, f"r{n}")] for n in range(4)])
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 4  # one after another they would take more
 
 
 def test_a_run_that_another_process_trains_is_waited_for(work, tmp_path, monkeypatch, capsys):
