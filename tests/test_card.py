@@ -74,6 +74,7 @@ def test_the_embedded_base_is_named_as_what_it_is(run):
         ("huggyllama/llama-65b", "GAIR/lima", (), ("other", "llama-1-non-commercial-and-cc-by-nc-sa-or-stricter")),
         ("huggyllama/llama-65b", "data/starter.jsonl", (), ("other", "llama-1-non-commercial")),
         ("Qwen/Qwen2.5-32B", "data/starter.jsonl", (), ("apache-2.0", None)),
+        ("TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", "data/starter.jsonl", (), ("apache-2.0", None)),
         ("Qwen/Qwen2.5-32B", "GAIR/lima", (), ("other", "cc-by-nc-sa-or-stricter")),
         ("Qwen/Qwen2.5-3B", "data/starter.jsonl", (), ("other", "unknown-base")),
         ("meta-llama/Llama-3.1-8B", "data/starter.jsonl", (), ("llama3.1", None)),

@@ -18,6 +18,7 @@ from lima.train.memory import Machine
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PUBLISHED = {  # parameters, as counted from the released weights
+    "1b": 1_100_048_384,
     "7b": 6_738_415_616,
     "13b": 13_015_864_320,
     "30b": 32_528_943_616,

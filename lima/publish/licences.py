@@ -50,7 +50,7 @@ BASES = [  # (a pattern of its id in lower case, its licence)
         for version in ("3.1", "3.2", "3.3")
     ],
     (r"^qwen/qwen2[.]5-(0[.]5|1[.]5|7|14|32)b", Licence("apache-2.0")),
-    (r"smollm2", Licence("apache-2.0")),
+    (r"smollm2|^tinyllama/", Licence("apache-2.0")),
 ]
 DATASETS = {"gair/lima": LIMA_DATA, "data/starter.jsonl": Licence("apache-2.0")}
 
