@@ -296,6 +296,11 @@ def test_a_run_of_another_recipe_is_refused(here):
     assert dry() == 0
     with pytest.raises(UserError, match=r"135m-no-ramp-s1: trained with learning_rate=1e-05, and now it is 2e-05"):
         dry("--learning_rate", "2e-5")
+    with pytest.raises(UserError, match=r"trained with dataset=data/starter.jsonl, and now it is data/heldout.jsonl"):
+        dry("--dataset", "data/heldout.jsonl")
+    run.rename("runs/135m")
+    with pytest.raises(UserError, match=r"runs/135m: trained with .+; change it back, or move runs/135m away"):
+        paper.main(["--size", "135m", "--dry_run"])
 
 
 def test_a_run_of_two_ablations_is_noted_for_the_first(tmp_path, monkeypatch):

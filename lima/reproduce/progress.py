@@ -12,20 +12,8 @@ from lima.evaluate import answers, judgments
 from lima.evaluate.verdicts import HUMAN
 
 ARM = "arm.json"
-KEYS = (
-    "ablation",
-    "arm",
-    "size",
-    "seed",
-    "label",
-    "epochs",
-    "max_steps",
-    "prompts",
-    "asked",
-    "samples",
-    "kind",
-    "judge",
-)
+KEYS = ("ablation", "arm", "size", "seed", "label", "epochs", "max_steps", "prompts", "asked", "samples", "kind",
+        "judge")  # fmt: skip
 
 
 def read(run):
@@ -48,14 +36,10 @@ def same(run, resolved):
     if not (found := runs.checkpoints(run)):
         return
     then, now = runs.marker(found[-1])["recipe"], json.loads(json.dumps(resolved.given))
-    changed = differences(then, now)
-    changed += [
-        (key, then.get(key), now.get(key)) for key in ("dataset", "model_name_or_path") if then.get(key) != now.get(key)
-    ]
-    for key, former, other in changed:
-        raise UserError(
-            f"{run}: trained with {key}={former}, and now it is {other}; change it back, or move {run} away"
-        )
+    free = ("dataset", "model_name_or_path")  # for resuming, which knows data by its fingerprint
+    moved = [(key, then.get(key), now.get(key)) for key in free if then.get(key) != now.get(key)]
+    for key, was, is_ in [*differences(then, now), *moved]:
+        raise UserError(f"{run}: trained with {key}={was}, and now it is {is_}; change it back, or move {run} away")
 
 
 def trained(run, arm):
