@@ -227,7 +227,7 @@ def test_other_mistakes_are_one_line(place, monkeypatch):
     assert refused("", "135m").startswith("NAME is missing: make new NAME=mine")
     for name in ("lima", "7b", "quickstart", "65b-qlora"):
         assert refused(name, "135m").startswith(f"recipes/{name}.yaml: stands already")
-    assert refused("mine", "9b").startswith("SIZE=9b: no such recipe; there are: 135m, 13b, 30b,")
+    assert refused("mine", "9b").startswith("SIZE=9b: no such recipe; there are: 135m, 13b, 1b, 30b,")
     for size in ("lima", "", "7b.yaml", "data/lima-open", "../recipes/7b"):
         assert refused("mine", size).startswith(f"SIZE={size}: no such recipe")
     (place / "elsewhere").mkdir()
