@@ -50,7 +50,7 @@ def test_a_row_is_measured_by_a_real_run_kept_and_not_run_again(options, here, c
     bench.compare(options, here)
     said = capsys.readouterr().out
     (row,) = runs.read_jsonl(options.out / "rows.jsonl")
-    assert 0.2e9 < row["measured"] < 4e9  # of a process with PyTorch in it
+    assert 0.2e9 < row["measured"] < here.memory  # with PyTorch in it; of its parent, if that had more
     need = memory.needed(recipe.load(bench.cases(options, here)[0]["words"]), _config(), 1, False)
     assert said.index("plan · predicted and measured") < said.index("to be run") < said.index("| shape | setting")
     assert f"| {need.peak / 1e9:.2f} | {row['measured'] / 1e9:.2f} | {need.peak / row['measured'] - 1:+.1%} |" in said
