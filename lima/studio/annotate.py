@@ -98,6 +98,7 @@ class Room:
         self._seen = Journal(judgments.FOLDER / SEEN, _seen_row)
         for journal in self.journals:
             journal.look()  # a file that cannot be read is said at the start
+        self.digests = {item.place: item.digest for item in drawn}  # of the texts as they are now
         self._shares = {}  # who → {key: (item, order)}
 
     def share(self, who):
@@ -162,8 +163,9 @@ class Room:
     def has_seen(self, who):
         """Whether an annotator has seen results since their last choice, so that all of them stand."""
         standing = self._standing(who)
+        seen = {journal.path: self._seen_at(who, journal) for journal in self.journals}
         items = [item for item in self.share(who).values() if item.place in standing]
-        return all(standing[item.place].get("date", "") <= self._seen_at(who, item.journal) for item in items)
+        return all(standing[item.place].get("date", "") <= seen[item.journal.path] for item in items)
 
     def _seen_at(self, who, journal):
         rows = [row for row in self._seen.look() if row["who"] == who and journal.path.name in row["files"]]
@@ -182,15 +184,18 @@ class Room:
 
     def _standing(self, who):
         """`{place: row}` of the annotator's rows on the answers as they are now."""
-        digests = {item.place: item.digest for item in self.share(who).values()}
         found = {}
         for journal in self.journals:
             for row in journal.look():
-                owner = (row["a"], row["b"]) if self.kind == "pair" else (row["system"],)
-                place = (*owner, row["prompts"], row["prompt_id"], row["sample"])
-                if row["judge"] == verdicts.HUMAN + who and digests.get(place) == row.get("digest"):
+                place = self.place_of(row)
+                if row["judge"] == verdicts.HUMAN + who and self.digests.get(place) == row.get("digest"):
                     found[place] = row
         return found
+
+    def place_of(self, row):
+        """The `Item.place` that a row of judgments is on."""
+        owner = (row["a"], row["b"]) if self.kind == "pair" else (row["system"],)
+        return *owner, row["prompts"], row["prompt_id"], row["sample"]
 
     def _choice(self, who, key, row):
         if row is None:

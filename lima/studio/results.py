@@ -20,10 +20,9 @@ def table(room, owner, prompts):
     """Shares of one pair, or of one system's answers: of all people together, of each, of each judge."""
     journal = next(item.journal for item in room.items if item.owner == owner)
     by = {}
-    now = {item.place: item.digest for item in room.items}
     for row in journal.look():
-        place = (*owner.values(), prompts, row["prompt_id"], row["sample"])
-        old = row["judge"].startswith(verdicts.HUMAN) and row.get("digest") != now.get(place, row.get("digest"))
+        said = row.get("digest")
+        old = row["judge"].startswith(verdicts.HUMAN) and said != room.digests.get(room.place_of(row), said)
         if row["prompts"] == prompts and not old:  # a person's, on answers as they were
             by.setdefault(row["judge"], []).append(row)
     people = {name: rows for name, rows in by.items() if name.startswith(verdicts.HUMAN)}
