@@ -58,8 +58,9 @@ def add(out, have, answers, sampling, there, total, label):
         bar.update(0)
 
     started = read(partial(out))
-    if replaced := [row for row in started if have.get((row["prompt_id"], row["sample"])) != row]:
-        runs.write_jsonl(partial(out), [row for row in started if row not in replaced])
+    kept = [row for row in started if have.get((row["prompt_id"], row["sample"])) == row]
+    if len(kept) < len(started):  # those with other settings are replaced
+        runs.write_jsonl(partial(out), kept)
     with _appending(partial(out)) as file:
         found = answers(tick)
         with tqdm(total=total, initial=there, desc=label, unit="answer", miniters=0, mininterval=0.5) as bar:

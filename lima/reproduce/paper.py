@@ -90,14 +90,14 @@ def of_model(args, resolved, run, given):
     """The stages of the model itself; those of a judge only where there is one."""
     words, length = ["--config", f"recipes/{args.size}.yaml", *given], ["--max_new_tokens", args.max_new_tokens]
     epochs = resolved.keep_epochs if resolved.keep_epochs not in ("none", "all") else None
-    several = ["--epochs", epochs] if epochs else []
     last = {"epochs": resolved.num_train_epochs, "max_steps": resolved.max_steps}
 
     def stage(name, command, **how):
         return Stage(run.name, name, command, run / "logs" / f"{name.replace(' ', '-')}.log", run, **how)
 
     def answer(prompts, epochs=None):
-        command = ["lima.evaluate.generate", "--run", run, "--prompts", prompts, *(several if epochs else []), *length]
+        command = ["lima.evaluate.generate", "--run", run, "--prompts", prompts, *length]
+        command += ["--epochs", epochs] if epochs else []
         return stage(f"{prompts} answers", command, files=partial(files.answering, run, prompts, epochs))
 
     def ask(name, command, reads):
@@ -116,7 +116,7 @@ def of_model(args, resolved, run, given):
         return stage(name, command, files=partial(files.measuring, run, prompts, name))
 
     train = ["lima.train.launch", "--resume", "auto", *place_flags(args), *words]
-    select = ["lima.evaluate.select", "--run", run, *several]
+    select = ["lima.evaluate.select", "--run", run, "--epochs", epochs]
     talk = ["lima.evaluate.dialogue", "--run", run, *length]
     return [
         prepare(resolved, words),

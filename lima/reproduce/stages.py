@@ -190,15 +190,16 @@ def prepare(resolved, words):
 
 def judge_flags(args):
     """How the judge of a parsed command is passed on."""
-    more = [word for key in ("base_url", "price") if getattr(args, key) for word in (f"--{key}", getattr(args, key))]
-    return ["--judge", args.judge, *more]
+    return ["--judge", args.judge, *_given(args, "base_url", "price")]
 
 
 def place_flags(args):
     """Where a parsed command trains: GPUs of a node, and a hostfile of several."""
-    return [
-        word for key in ("gpus", "hostfile") if getattr(args, key) for word in (f"--{key}", str(getattr(args, key)))
-    ]
+    return _given(args, "gpus", "hostfile")
+
+
+def _given(args, *keys):
+    return [word for key in keys if getattr(args, key) for word in (f"--{key}", str(getattr(args, key)))]
 
 
 def report():
